@@ -1,0 +1,34 @@
+"""Holographic (HRR) attention for JAX and Flax: linear in sequence length, exact under padding.
+
+The function is `hrr_attention`; the layers are `hrrformer.linen.HRRAttention` and
+`hrrformer.nnx.HRRAttention`; `attention_fn` plugs into Flax's own multi-head attention.
+"""
+
+from hrrformer.adapter import attention_fn
+from hrrformer.algebra import (
+    bind,
+    cosine_similarity,
+    hrr_normal,
+    inverse,
+    involution,
+    unbind,
+    unit,
+    unitary_projection,
+)
+from hrrformer.attention import hrr_attention
+from hrrformer.version import __version__
+
+
+__all__ = [
+    "__version__",
+    "attention_fn",
+    "bind",
+    "cosine_similarity",
+    "hrr_attention",
+    "hrr_normal",
+    "inverse",
+    "involution",
+    "unbind",
+    "unit",
+    "unitary_projection",
+]

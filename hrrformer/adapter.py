@@ -1,0 +1,85 @@
+"""`attention_fn`: HRR attention behind the calling convention of Flax's multi-head attention layers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from hrrformer.attention import hrr_attention
+
+
+def attention_fn(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B T N H"],
+    value: Float[Array, "*B T N H"],
+    bias: Array | None = None,
+    mask: Bool[Array, "..."] | None = None,
+    broadcast_dropout: bool = True,
+    dropout_rng: PRNGKeyArray | None = None,
+    dropout_rate: float = 0.0,
+    deterministic: bool = False,
+    dtype: jnp.dtype | None = None,
+    precision: jax.lax.PrecisionLike = None,
+    module: Any = None,
+    is_causal: bool = False,
+    **variant: Any,
+) -> Float[Array, "*B T N H"]:
+    """HRR attention for the `attention_fn` argument of Flax's own layers, linen and nnx.
+
+    Computes `hrrformer.hrr_attention` after promoting the inputs to one dtype, then drops weights. For a
+    variant, bind its arguments: `functools.partial(attention_fn, inverse="exact", rescale=True)`.
+
+    Args:
+      query, key, value, mask, precision: as in `hrrformer.hrr_attention`.
+      bias: must be None: HRR attention has no T × T scores to add one to.
+      broadcast_dropout: one dropout mask (N, T) for the whole batch, as in Flax, or one a sequence.
+      dropout_rng: key for dropout; needed when dropout is active.
+      dropout_rate: probability with which a weight (one a head and token) is set to 0.
+      deterministic: no dropout.
+      dtype: dtype of the inputs after promotion; None takes the promoted dtype of the three.
+      module: the Flax module (linen or nnx) into which the weights (*B, N, T), after dropout, are sown as
+        `attention_weights`; None for none. With output="unbound" they are sown without dropout.
+      is_causal: must be False.
+      **variant: `inverse`, `implementation`, `rescale`, `temperature` and `output` of `hrr_attention`.
+
+    Returns:
+      (*B, T, N, H) in the promoted dtype.
+
+    Raises:
+      ValueError: for a bias, a causal call, or dropout without a key; and as `hrr_attention`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> layer = nnx.MultiHeadAttention(4, 32, attention_fn=attention_fn, decode=False, rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((2, 7, 32))).shape
+    (2, 7, 32)
+    """
+    if bias is not None:
+        raise ValueError("bias must be None: HRR attention has no (T, T) scores to which it could be added.")
+    if is_causal:
+        raise ValueError("is_causal must be False: this attention reads the whole sequence at once.")
+    dtype = dtype or jnp.result_type(query, key, value)
+    query, key, value = (x.astype(dtype) for x in (query, key, value))
+    out, weights = hrr_attention(
+        query, key, value, mask=mask, precision=precision, return_weights=True, **variant
+    )
+    if dropout_rate > 0.0 and not deterministic:
+        if dropout_rng is None:
+            raise ValueError("dropout_rng must be a random key while dropout is active; got None.")
+        shape = weights.shape[-2:] if broadcast_dropout else weights.shape
+        kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, shape)
+        factor = kept.astype(weights.dtype) / (1.0 - dropout_rate)
+        factor = jnp.expand_dims(factor, range(weights.ndim - factor.ndim))
+        weights = weights * factor
+        out = out * jnp.swapaxes(factor, -1, -2)[..., None].astype(out.dtype)
+    if module is not None:
+        _sow(module, weights)
+    return out
+
+
+def _sow(module: Any, weights: Float[Array, "*B N T"]) -> None:
+    from flax import nnx  # imported here so that the function alone does not load Flax
+
+    collection = nnx.Intermediate if isinstance(module, nnx.Module) else "intermediates"
+    module.sow(collection, "attention_weights", weights)

@@ -1,0 +1,174 @@
+"""HRR attention as a Flax Linen layer."""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.linear import default_kernel_init
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from hrrformer.adapter import attention_fn
+from hrrformer.spectral import Implementation
+
+
+class HRRAttention(nn.Module):
+    """Multi-head holographic attention: `flax.linen.MultiHeadDotProductAttention` with HRR inside.
+
+        o = W_out · concat_heads(hrr_attention(W_query x, W_key x, W_value x))
+
+    Takes the arguments of `flax.linen.MultiHeadDotProductAttention` and builds its parameter tree:
+    `query`, `key` and `value` with kernels (D, N, H) and `out` with kernel (N, H, D), so parameters move
+    freely between the two and `hrrformer.nnx.HRRAttention`. The authors' code has no biases:
+    `use_bias=False`. For partitioned parameters give initialisers made by `nn.with_partitioning`.
+
+    Attributes:
+      num_heads: N, a divisor of `qkv_features`.
+      qkv_features: N·H, over all heads; None means the input's last axis.
+      out_features: size of the output's last axis; None means the input's.
+      inverse, implementation, rescale, output: as in `hrrformer.hrr_attention`.
+      temperature: initial (or, without `learn_temperature`, constant) temperature of the softmax.
+      learn_temperature: add a parameter `log_temperature` (N,), one for each head.
+      dtype: dtype of the computation; None infers it from input and parameters.
+      param_dtype: dtype of the parameters.
+      broadcast_dropout: one dropout mask for the whole batch.
+      dropout_rate: probability with which a weight, one a head and token, is dropped.
+      deterministic: no dropout; may be given at the call instead.
+      precision: of all matrix products, see `jax.lax.Precision`.
+      kernel_init, bias_init, out_kernel_init, out_bias_init: initialisers; the `out_` ones default to
+        the others.
+      use_bias: whether the four projections have biases.
+      normalize_qk: layer-normalise queries and keys over H (parameters `query_ln`, `key_ln`).
+      decode: must be False.
+
+    Source: Alam et al., ICML 2023. See `hrrformer.hrr_attention` for the formula and the differences.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from hrrformer.linen import HRRAttention
+    >>> layer = HRRAttention(num_heads=4)
+    >>> x, mask = jnp.ones((2, 7, 32)), jnp.arange(7) < jnp.array([[7], [4]])
+    >>> variables = layer.init(jax.random.key(0), x, mask=mask)
+    >>> layer.apply(variables, x, mask=mask).shape
+    (2, 7, 32)
+    """
+
+    num_heads: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    qkv_features: int | None = None
+    out_features: int | None = None
+    broadcast_dropout: bool = True
+    dropout_rate: float = 0.0
+    deterministic: bool | None = None
+    precision: jax.lax.PrecisionLike = None
+    kernel_init: nn.initializers.Initializer = default_kernel_init
+    out_kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+    out_bias_init: nn.initializers.Initializer | None = None
+    use_bias: bool = True
+    normalize_qk: bool = False
+    decode: bool = False
+    inverse: Literal["approximate", "exact"] = "approximate"
+    implementation: Implementation | None = None
+    rescale: bool = False
+    temperature: float = 1.0
+    learn_temperature: bool = False
+    output: Literal["weighted", "unbound"] = "weighted"
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs_q: Float[Array, "*B T D"],
+        inputs_k: Float[Array, "*B T D"] | None = None,
+        inputs_v: Float[Array, "*B T D"] | None = None,
+        *,
+        mask: Bool[Array, "..."] | None = None,
+        deterministic: bool | None = None,
+        dropout_rng: PRNGKeyArray | None = None,
+        sow_weights: bool = False,
+    ) -> Float[Array, "*B T D"]:
+        """Applies holographic attention.
+
+        Args:
+          inputs_q: (*B, T, D).
+          inputs_k: of the same shape; None means `inputs_q`.
+          inputs_v: of the same shape; None means `inputs_k`.
+          mask: key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
+          deterministic: no dropout; needed here or as an attribute if `dropout_rate` is not 0.
+          dropout_rng: key for dropout, in place of the `dropout` collection's.
+          sow_weights: sow the weights (*B, N, T) as `attention_weights` into `intermediates`.
+
+        Returns:
+          (*B, T, out_features).
+
+        Raises:
+          ValueError: if `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, for
+            `decode=True`; and as `hrrformer.hrr_attention`.
+        """
+        if inputs_k is None and inputs_v is not None:
+            raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
+        inputs_k = inputs_q if inputs_k is None else inputs_k
+        inputs_v = inputs_k if inputs_v is None else inputs_v
+        features = inputs_q.shape[-1]
+        qkv_features = features if self.qkv_features is None else self.qkv_features
+        if self.num_heads < 1 or qkv_features % self.num_heads:
+            raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {self.num_heads}.")
+        if self.decode:
+            raise ValueError("decode must be False: this attention reads a whole sequence at once.")
+        if self.dropout_rate > 0.0:
+            deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
+            if not deterministic and dropout_rng is None:
+                dropout_rng = self.make_rng("dropout")
+        else:
+            deterministic = True
+        linear = functools.partial(
+            nn.DenseGeneral,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            precision=self.precision,
+        )
+        project = functools.partial(
+            linear,
+            (self.num_heads, qkv_features // self.num_heads),
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+        )
+        query = project(name="query")(inputs_q)
+        key = project(name="key")(inputs_k)
+        value = project(name="value")(inputs_v)
+        if self.normalize_qk:
+            norm = functools.partial(
+                nn.LayerNorm, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
+            )
+            query, key = norm(name="query_ln")(query), norm(name="key_ln")(key)
+        temperature: float | Array = self.temperature
+        if self.learn_temperature:
+            start = nn.initializers.constant(jnp.log(self.temperature))
+            temperature = jnp.exp(self.param("log_temperature", start, (self.num_heads,), self.param_dtype))
+        x = attention_fn(
+            query,
+            key,
+            value,
+            mask=mask,
+            broadcast_dropout=self.broadcast_dropout,
+            dropout_rng=dropout_rng,
+            dropout_rate=self.dropout_rate,
+            deterministic=deterministic,
+            dtype=self.dtype,
+            precision=self.precision,
+            module=self if sow_weights else None,
+            inverse=self.inverse,
+            implementation=self.implementation,
+            rescale=self.rescale,
+            temperature=temperature,
+            output=self.output,
+        )
+        return linear(
+            self.out_features or features,
+            axis=(-2, -1),
+            kernel_init=self.out_kernel_init or self.kernel_init,
+            bias_init=self.out_bias_init or self.bias_init,
+            name="out",
+        )(x)

@@ -1,0 +1,229 @@
+"""HRR attention as a Flax NNX layer."""
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.linear import default_kernel_init
+from jaxtyping import Array, Bool, Float
+
+from hrrformer.adapter import attention_fn
+from hrrformer.spectral import Implementation
+
+NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+
+
+class HRRAttention(nnx.Module):
+    """Multi-head holographic attention: `flax.nnx.MultiHeadAttention` with HRR attention inside.
+
+        o = W_out · concat_heads(hrr_attention(W_query x, W_key x, W_value x))
+
+    Takes the arguments of `flax.nnx.MultiHeadAttention` and builds its parameter tree: `query`, `key` and
+    `value` with kernels (D, N, H) and `out` with kernel (N, H, D), so parameters move freely between the
+    two and `hrrformer.linen.HRRAttention`. The authors' code has no biases: `use_bias=False`.
+
+    Args:
+      num_heads: N, a divisor of `qkv_features`.
+      in_features: size D of the input's last axis.
+      qkv_features: N·H, over all heads; None means `in_features`.
+      out_features: size of the output's last axis; None means `in_features`.
+      inverse, implementation, rescale, output: as in `hrrformer.hrr_attention`.
+      temperature: initial (or, without `learn_temperature`, constant) temperature of the softmax.
+      learn_temperature: add a parameter `log_temperature` (N,), one for each head.
+      dtype: dtype of the computation; None infers it from input and parameters.
+      param_dtype: dtype of the parameters.
+      broadcast_dropout: one dropout mask for the whole batch.
+      dropout_rate: probability with which a weight, one a head and token, is dropped.
+      deterministic: no dropout; may also be given at the call, which then takes precedence.
+      precision: of all matrix products, see `jax.lax.Precision`.
+      kernel_init, bias_init, out_kernel_init, out_bias_init: initialisers; the `out_` ones default to
+        the others.
+      use_bias: whether the four projections have biases.
+      normalize_qk: layer-normalise queries and keys over H (parameters `query_ln`, `key_ln`).
+      decode: must be None or False.
+      rngs: keys for the parameters, and for dropout if it is used.
+      keep_rngs: keep a fork of the dropout stream in the layer; otherwise pass `rngs` at each call.
+      kernel_metadata, bias_metadata, out_kernel_metadata, out_bias_metadata: metadata of the parameters,
+        such as `{"sharding_names": (None, "model", None)}`.
+
+    Raises:
+      ValueError: if `num_heads` does not divide `qkv_features`, or for `decode=True`.
+
+    Source: Alam et al., ICML 2023. See `hrrformer.hrr_attention` for the formula and the differences.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from hrrformer.nnx import HRRAttention
+    >>> layer = HRRAttention(num_heads=4, in_features=32, rngs=nnx.Rngs(0))
+    >>> x, mask = jnp.ones((2, 7, 32)), jnp.arange(7) < jnp.array([[7], [4]])
+    >>> layer(x, mask=mask).shape
+    (2, 7, 32)
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        in_features: int,
+        qkv_features: int | None = None,
+        out_features: int | None = None,
+        *,
+        inverse: Literal["approximate", "exact"] = "approximate",
+        implementation: Implementation | None = None,
+        rescale: bool = False,
+        temperature: float = 1.0,
+        learn_temperature: bool = False,
+        output: Literal["weighted", "unbound"] = "weighted",
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        broadcast_dropout: bool = True,
+        dropout_rate: float = 0.0,
+        deterministic: bool | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        kernel_init: nnx.initializers.Initializer = default_kernel_init,
+        out_kernel_init: nnx.initializers.Initializer | None = None,
+        bias_init: nnx.initializers.Initializer = nnx.initializers.zeros_init(),
+        out_bias_init: nnx.initializers.Initializer | None = None,
+        use_bias: bool = True,
+        normalize_qk: bool = False,
+        decode: bool | None = None,
+        rngs: nnx.Rngs,
+        keep_rngs: bool = True,
+        kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        out_kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
+        out_bias_metadata: Mapping[str, Any] = NO_METADATA,
+    ) -> None:
+        qkv_features = in_features if qkv_features is None else qkv_features
+        if num_heads < 1 or qkv_features % num_heads:
+            raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {num_heads}.")
+        if decode:
+            raise ValueError("decode must be None or False: this attention reads a whole sequence at once.")
+        head_dim = qkv_features // num_heads
+        self.num_heads = num_heads
+        self.in_features = in_features
+        self.qkv_features = qkv_features
+        self.out_features = in_features if out_features is None else out_features
+        self.dtype = dtype
+        self.broadcast_dropout = broadcast_dropout
+        self.dropout_rate = dropout_rate
+        self.deterministic = deterministic
+        self.precision = precision
+        self.temperature = temperature
+        self.variant = MappingProxyType(
+            dict(inverse=inverse, implementation=implementation, rescale=rescale, output=output)
+        )
+        linear = functools.partial(
+            nnx.LinearGeneral,
+            use_bias=use_bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            rngs=rngs,
+        )
+        project = functools.partial(
+            linear,
+            in_features,
+            (num_heads, head_dim),
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            kernel_metadata=kernel_metadata,
+            bias_metadata=bias_metadata,
+        )
+        self.query, self.key, self.value = project(), project(), project()
+        self.normalize_qk = normalize_qk
+        if normalize_qk:
+            norm = functools.partial(
+                nnx.LayerNorm, head_dim, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+            )
+            self.query_ln, self.key_ln = norm(), norm()
+        self.out = linear(
+            (num_heads, head_dim),
+            self.out_features,
+            axis=(-2, -1),
+            kernel_init=out_kernel_init or kernel_init,
+            bias_init=out_bias_init or bias_init,
+            kernel_metadata=out_kernel_metadata or kernel_metadata,
+            bias_metadata=out_bias_metadata or bias_metadata,
+        )
+        self.learn_temperature = learn_temperature
+        if learn_temperature:
+            self.log_temperature = nnx.Param(jnp.full((num_heads,), jnp.log(temperature), param_dtype))
+        self.rngs = rngs.dropout.fork() if keep_rngs and dropout_rate > 0 else None
+
+    def __call__(
+        self,
+        inputs_q: Float[Array, "*B T D"],
+        inputs_k: Float[Array, "*B T D"] | None = None,
+        inputs_v: Float[Array, "*B T D"] | None = None,
+        *,
+        mask: Bool[Array, "..."] | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        sow_weights: bool = False,
+        decode: bool | None = None,
+    ) -> Float[Array, "*B T D"]:
+        """Applies holographic attention.
+
+        Args:
+          inputs_q: (*B, T, D).
+          inputs_k: of the same shape; None means `inputs_q`.
+          inputs_v: of the same shape; None means `inputs_k`.
+          mask: key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
+          deterministic: no dropout; needed here or in the constructor if `dropout_rate` is not 0.
+          rngs: keys for dropout, in place of the layer's own.
+          sow_weights: sow the weights (*B, N, T) as the `nnx.Intermediate` `attention_weights`.
+          decode: must be None or False.
+
+        Returns:
+          (*B, T, out_features).
+
+        Raises:
+          ValueError: for a wrong last axis, `inputs_v` without `inputs_k`, `decode=True`, dropout without
+            keys or without a decision on it; and as `hrrformer.hrr_attention`.
+        """
+        if inputs_k is None and inputs_v is not None:
+            raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
+        inputs_k = inputs_q if inputs_k is None else inputs_k
+        inputs_v = inputs_k if inputs_v is None else inputs_v
+        if inputs_q.shape[-1] != self.in_features:
+            raise ValueError(
+                f"inputs_q must have {self.in_features} features (in_features); got shape {inputs_q.shape}."
+            )
+        if decode:
+            raise ValueError("decode must be None or False: this attention reads a whole sequence at once.")
+        dropout_rng = None
+        if self.dropout_rate > 0.0:
+            deterministic = self.deterministic if deterministic is None else deterministic
+            if deterministic is None:
+                raise ValueError("deterministic must be set, here or in the constructor, with dropout.")
+            if not deterministic:
+                rngs = self.rngs if rngs is None else rngs
+                if rngs is None:
+                    raise ValueError("rngs must be given at the call to a layer made with keep_rngs=False.")
+                dropout_rng = rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs()
+        query, key, value = self.query(inputs_q), self.key(inputs_k), self.value(inputs_v)
+        if self.normalize_qk:
+            query, key = self.query_ln(query), self.key_ln(key)
+        return self.out(
+            attention_fn(
+                query,
+                key,
+                value,
+                mask=mask,
+                broadcast_dropout=self.broadcast_dropout,
+                dropout_rng=dropout_rng,
+                dropout_rate=self.dropout_rate,
+                deterministic=dropout_rng is None,
+                dtype=self.dtype,
+                precision=self.precision,
+                module=self if sow_weights else None,
+                temperature=jnp.exp(self.log_temperature[...])
+                if self.learn_temperature
+                else self.temperature,
+                **self.variant,
+            )
+        )

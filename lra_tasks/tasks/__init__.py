@@ -1,0 +1,23 @@
+"""The tasks by name: one module a task, one line here."""
+
+from lra_tasks.errors import unknown_name
+from lra_tasks.tasks import listops
+from lra_tasks.tasks.base import SPLITS, Task
+
+__all__ = ["SPLITS", "TASKS", "Task", "get_task"]
+
+TASKS: dict[str, Task] = {task.name: task for task in (listops.TASK,)}
+
+
+def get_task(name: str) -> Task:
+    """Returns the task the command line calls `name`.
+
+    Raises:
+      UsageError: There is no such task; the message lists those there are.
+
+    >>> get_task("listops").num_classes
+    10
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    return TASKS[name]
