@@ -2,9 +2,9 @@
 
 from lra_tasks.errors import unknown_name
 from lra_tasks.tasks import listops
-from lra_tasks.tasks.base import SPLITS, Task
+from lra_tasks.tasks.base import SPLITS, Examples, Task
 
-__all__ = ["SPLITS", "TASKS", "Task", "get_task"]
+__all__ = ["SPLITS", "TASKS", "Examples", "Task", "get_task"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (listops.TASK,)}
 

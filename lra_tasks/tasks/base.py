@@ -1,11 +1,25 @@
 """What the arena has to know about a task, in one record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Protocol
 
 SPLITS = ("train", "validation", "test")
+
+
+class Examples(Protocol):
+    """Examples to be had by number: a list of dicts, or `lra_tasks.data.Source`.
+
+    An example is {"tokens": integers (T,), "label": int, "index": int}. Where the class has a method
+    `__getitems__`, list of numbers → list of examples, it is used to read many at a time.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Task:
     num_classes: int
     num_examples: Mapping[str, int]
     builder: str
-    references: Callable[[Any, Any], dict[str, float]]
+    references: Callable[[Examples, Examples], dict[str, float]]
     render: Callable[[Any], str]
     disk_bytes: int
     num_inputs: int = 1
@@ -48,6 +62,7 @@ class Task:
 
         `lra_tasks.data.prepare` sets two attributes on an instance before it generates:
         `num_workers` (int, processes to spread the work over) and `report` (function of the number of
-        examples finished). The class's "default" config holds the task's official splits.
+        examples finished). Every config has `num_examples`, split → count, or None where the count shows
+        only in reading; the config "default" holds the task's official splits.
         """
         return resolve_name(self.builder)

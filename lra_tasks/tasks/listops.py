@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lra_tasks.errors import UsageError
-from lra_tasks.tasks.base import Task
+from lra_tasks.tasks.base import Examples, Task
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 SYMBOLS = ("<pad>", *"0123456789", *OPERATORS, "]")  # the position in this tuple is the token id
@@ -129,7 +129,7 @@ def evaluate(tokens: Sequence[int]) -> int:
             arguments[-1].append(_APPLY[operators.pop()](values))
     if not arguments[0]:
         raise UsageError(
-            f"The expression stops after token {len(tokens)} with {len(operators)} operators open."
+            f"The expression stops after token {len(tokens)} with operators open: {len(operators)}."
             if operators
             else "The expression is empty."
         )
@@ -203,22 +203,20 @@ def read_rows(name: str, first_line: int, lines: Sequence[str]) -> list[tuple[by
         except UsageError as error:
             raise UsageError(f"{name}, line {number}: {error}") from None
         except ValueError:
-            raise UsageError(
-                f"{name}, line {number}: expected an expression, a tab and a digit."
-            ) from None
+            raise UsageError(f"{name}, line {number}: expected an expression, a tab and a digit.") from None
         if label != value:
             raise UsageError(f"{name}, line {number}: the label is {label}, the expression is {value}.")
         rows.append((tokens, label))
     return rows
 
 
-def references(train: Sequence[Any], test: Sequence[Any]) -> dict[str, float]:
+def references(train: Examples, test: Examples) -> dict[str, float]:
     """Measures what can be had without reading the whole expression.
 
     Each rule is fitted on `train`, as the most frequent label in each group, and scored on `test`: over all
     examples; by the root operator; by the root operator and what it makes of its own digit arguments alone,
     the shortcut that published results of 36 to 40 percent are level with. A group that `train` lacks gets
-    its most frequent label over all. Cost: one pass over the data, some 5 seconds for 98,000 examples.
+    its most frequent label over all. Cost: one pass over the data, some 4 seconds for 98,000 examples.
 
     Args:
       train: Examples with "tokens", uint8 (T,), and "label", int.
@@ -229,12 +227,11 @@ def references(train: Sequence[Any], test: Sequence[Any]) -> dict[str, float]:
     """
     import numpy as np
 
-    def groups(examples: Sequence[Any]) -> tuple[Any, Any]:
+    def groups(examples: Examples) -> tuple[Any, Any]:
         """Groups (3, number of examples) and labels."""
         keys = np.zeros((3, len(examples)), np.int64)
         labels = np.zeros(len(examples), np.int64)
-        for i in range(len(examples)):
-            example = examples[i]
+        for i, example in enumerate(examples):
             tokens, labels[i] = np.asarray(example["tokens"]), example["label"]
             is_operator = (tokens >= FIRST_OPERATOR) & (tokens < CLOSE)
             depth = np.cumsum(is_operator.astype(np.int32) - (tokens == CLOSE))
@@ -264,7 +261,7 @@ TASK = Task(
     builder="lra_tasks.tasks.listops_builder:ListOps",
     references=references,
     render=render,
-    disk_bytes=200_000_000,
+    disk_bytes=100_000_000,
     published={
         "Transformer": 36.37,
         "Local Attention": 15.82,

@@ -9,12 +9,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -44,7 +44,7 @@ class ListOpsConfig(tfds.core.BuilderConfig):
     num_examples: dict[str, int] | None = None
 
 
-class ListOps(tfds.core.GeneratorBasedBuilder):
+class ListOps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """ListOps, drawn by `listops.expression` or read from the arena's release.
 
     Features: "tokens", uint8 (T,), token ids of `listops.SYMBOLS`; "label", int64 (), 0 .. 9. The records
@@ -57,7 +57,7 @@ class ListOps(tfds.core.GeneratorBasedBuilder):
 
     name = "lra_listops"
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar = [
         ListOpsConfig(
             name="default",
             description="The arena's sizes, drawn with seed 0.",
@@ -93,16 +93,16 @@ class ListOps(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        config: ListOpsConfig = self.builder_config
+        config: Any = self.builder_config
         if config.num_examples is None:
             work, origin = self._release_work(dl_manager)
         else:
             work, origin = self._drawn_work(config)
-        self.info.metadata.update(origin)
+        self.info.metadata.update(origin)  # pyright: ignore[reportOptionalMemberAccess]
         seen: dict[bytes, tuple[str, int]] = {}
         return {split: self._generate_examples(split, work[split], seen) for split in SPLITS}
 
-    def _drawn_work(self, config: ListOpsConfig) -> tuple[dict[str, list[_Call]], dict[str, Any]]:
+    def _drawn_work(self, config: Any) -> tuple[dict[str, list[_Call]], dict[str, Any]]:
         work, start = {}, 0
         for split in SPLITS:
             stop = start + config.num_examples[split]
@@ -127,7 +127,7 @@ class ListOps(tfds.core.GeneratorBasedBuilder):
             if not path.is_file():
                 raise UsageError(f"There is no {name} in {folder}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
             content = path.read_bytes()
-            header, *lines = content.decode("ascii", errors="replace").splitlines()
+            header, *lines = content.decode("ascii", errors="replace").splitlines() or [""]
             if header.split("\t") != ["Source", "Target"]:
                 raise UsageError(f"{path}, line 1: the columns are {header!r}, expected Source<tab>Target.")
             work[split] = [
@@ -156,7 +156,7 @@ class ListOps(tfds.core.GeneratorBasedBuilder):
                     self.report(len(seen))
 
 
-def _spread(work: list[_Call], num_workers: int | None) -> Iterator[_Rows]:
+def _spread(work: list[_Call], num_workers: int | None) -> Generator[_Rows, None, None]:
     """Calls every item of `work` in fresh processes and yields the results in the order of `work`."""
     num_workers = min(len(work), num_workers or _num_processors())
     if num_workers <= 1:
@@ -182,4 +182,10 @@ def _end_with_parent() -> None:
     """Makes a worker leave Ctrl-C to its parent and end when the parent is gone, however it went."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

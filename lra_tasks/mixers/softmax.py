@@ -1,0 +1,38 @@
+"""Standard quadratic attention, through `jax.nn.dot_product_attention`."""
+
+import functools
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from lra_tasks.mixers import MixerSpec
+
+
+class SoftmaxMixer(nnx.Module):
+    """Multi-head softmax attention over all real tokens: O(T²) time and, on XLA's CPU path, memory.
+
+    The same projections as the holographic mixer, without biases, so that both have the same number of
+    parameters. Weights are not dropped: `jax.nn.dot_product_attention`, which also reaches the fused
+    kernels of GPUs, has no dropout; the encoder drops the branch's output as for every mixer.
+    """
+
+    def __init__(self, spec: MixerSpec, *, rngs: nnx.Rngs) -> None:
+        heads = (spec.num_heads, spec.qkv_features // spec.num_heads)
+        linear = functools.partial(nnx.LinearGeneral, use_bias=False, dtype=spec.dtype, rngs=rngs)
+        self.query, self.key, self.value = (linear(spec.width, heads) for _ in range(3))
+        self.out = linear(heads, spec.width, axis=(-2, -1))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"],
+        *,
+        deterministic: bool,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B T D"]:
+        del deterministic, rngs  # nothing is dropped inside
+        mixed = jax.nn.dot_product_attention(
+            self.query(x), self.key(x), self.value(x), mask=mask[:, None, None, :]
+        )
+        return self.out(mixed)
