@@ -18,7 +18,6 @@ from hrrformer.algebra import (
 from hrrformer.attention import hrr_attention
 from hrrformer.version import __version__
 
-
 __all__ = [
     "__version__",
     "attention_fn",

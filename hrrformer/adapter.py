@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from hrrformer.attention import hrr_attention
@@ -19,7 +20,7 @@ def attention_fn(
     dropout_rng: PRNGKeyArray | None = None,
     dropout_rate: float = 0.0,
     deterministic: bool = False,
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
     precision: jax.lax.PrecisionLike = None,
     module: Any = None,
     is_causal: bool = False,
@@ -33,13 +34,14 @@ def attention_fn(
     Args:
       query, key, value, mask, precision: as in `hrrformer.hrr_attention`.
       bias: must be None: HRR attention has no T × T scores to add one to.
-      broadcast_dropout: one dropout mask (N, T) for the whole batch, as in Flax, or one a sequence.
+      broadcast_dropout: one dropout mask (N, T) for the whole batch, or one for each sequence.
       dropout_rng: key for dropout; needed when dropout is active.
-      dropout_rate: probability with which a weight (one a head and token) is set to 0.
+      dropout_rate: probability, less than 1, with which a weight (one a head and token) is set to 0. With
+        output="unbound" the unbound vector of that head and token is dropped in its place.
       deterministic: no dropout.
       dtype: dtype of the inputs after promotion; None takes the promoted dtype of the three.
       module: the Flax module (linen or nnx) into which the weights (*B, N, T), after dropout, are sown as
-        `attention_weights`; None for none. With output="unbound" they are sown without dropout.
+        `attention_weights`; None for none.
       is_causal: must be False.
       **variant: `inverse`, `implementation`, `rescale`, `temperature` and `output` of `hrr_attention`.
 
@@ -47,7 +49,8 @@ def attention_fn(
       (*B, T, N, H) in the promoted dtype.
 
     Raises:
-      ValueError: for a bias, a causal call, or dropout without a key; and as `hrr_attention`.
+      ValueError: for a bias, a causal call, a dropout rate outside [0, 1), or dropout without a key;
+        and as `hrr_attention`.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -59,6 +62,8 @@ def attention_fn(
         raise ValueError("bias must be None: HRR attention has no (T, T) scores to which it could be added.")
     if is_causal:
         raise ValueError("is_causal must be False: this attention reads the whole sequence at once.")
+    if not 0.0 <= dropout_rate < 1.0:
+        raise ValueError(f"dropout_rate must be at least 0 and less than 1; got {dropout_rate}.")
     dtype = dtype or jnp.result_type(query, key, value)
     query, key, value = (x.astype(dtype) for x in (query, key, value))
     out, weights = hrr_attention(

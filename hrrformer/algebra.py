@@ -8,6 +8,7 @@ vectors included. Source: T. Plate, "Holographic Reduced Representations", IEEE 
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from hrrformer import spectral
@@ -36,7 +37,7 @@ def _convolve(x: Array, y: Array, *, conjugate_x: bool) -> Array:
     return spectral.from_spectrum(product / scale, size).astype(dtype)
 
 
-def bind(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
+def bind(x: Float[Array, "*#B H"], y: Float[Array, "*#B H"]) -> Float[Array, "*#B H"]:
     """Binds two vectors: their circular convolution.
 
         (x ⊛ y)[j] = Σ_i x[i] · y[(j - i) mod H],        F(x ⊛ y) = F(x) F(y)
@@ -79,7 +80,7 @@ def involution(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
 def inverse(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     """Inverts a vector exactly under binding, where it can be inverted.
 
-        F(x⁻¹)_k = 1 / F(x)_k,   and 0 where |F(x)_k| ≤ H · eps · max_k |F(x)_k|
+        F(x⁻¹)_k = 1 / F(x)_k,   and 0 where |F(x)_k| ≤ 2K · eps · max_j |F(x)_j|,   K = H // 2 + 1
 
     x⁻¹ ⊛ x is the impulse when every coefficient is regular. Small coefficients make the exact inverse
     amplify noise; coefficients that are rounding error are left out (the pseudo-inverse), with zero
@@ -99,8 +100,8 @@ def inverse(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
 
 
 def unbind(
-    bound: Float[Array, "*B H"], x: Float[Array, "*B H"], *, exact: bool = False
-) -> Float[Array, "*B H"]:
+    bound: Float[Array, "*#B H"], x: Float[Array, "*#B H"], *, exact: bool = False
+) -> Float[Array, "*#B H"]:
     """Retrieves from `bound` what was bound with `x`.
 
         x* ⊛ bound   (circular correlation; the default)      or      x⁻¹ ⊛ bound   (`exact=True`)
@@ -126,9 +127,10 @@ def unbind(
 def unitary_projection(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     """Projects a vector onto the unitary ones, for which involution and inverse coincide.
 
-        F(x) / |F(x)|,   and 1 where F(x)_k is 0 (so that the zero vector becomes the impulse)
+        F(x) / |F(x)|,   and 1 where |F(x)_k| ≤ 2K · eps · max_j |F(x)_j|,   K = H // 2 + 1
 
-    The result has norm 1, and binding with it keeps norms. Where F(x)_k = 0 the gradient is 0.
+    The result has norm 1, and binding with it keeps norms. The zero vector becomes the impulse. The
+    threshold is that of `inverse`: rounding error has no phase, and where it strikes the gradient is 0.
     Returns: shape and dtype of x. Raises: as `bind`.
     Source: Ganesan et al., "Learning with Holographic Reduced Representations", NeurIPS 2021, eq. 3.
 
@@ -139,13 +141,9 @@ def unitary_projection(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     """
     _check(x=x)
     size = x.shape[-1]
-    pairs = jnp.stack(jnp.split(spectral.to_spectrum(x), 2, axis=-1), axis=-1)
-    phases = unit(pairs)
-    absent = jnp.all(phases == 0.0, axis=-1)
-    real = jnp.where(absent, 1.0, phases[..., 0])
-    phases = jnp.concatenate([real, phases[..., 1]], axis=-1)
-    scale = jnp.expand_dims(spectral.bin_scale(size, phases.dtype), range(x.ndim - 1))
-    return spectral.from_spectrum(phases * scale, size).astype(x.dtype)
+    spectrum = spectral.to_spectrum(x)
+    scale = jnp.expand_dims(spectral.bin_scale(size, spectrum.dtype), range(x.ndim - 1))
+    return spectral.from_spectrum(spectral.phase(spectrum / scale) * scale, size).astype(x.dtype)
 
 
 def _unit_and_reciprocal_norm(x: Array) -> tuple[Array, Array]:
@@ -160,29 +158,35 @@ def _unit_and_reciprocal_norm(x: Array) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def unit(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-    """Scales a vector to norm 1.
-
-        u = x / ‖x‖,   du = (dx - u ⟨u, dx⟩) / ‖x‖;   both are 0 for x = 0
-
-    Scale free: the vector is divided by its largest entry before it is squared, so nothing between
-    the smallest normal and the largest number of the dtype under- or overflows.
-
-    >>> import jax.numpy as jnp
-    >>> unit(jnp.array([3e30, -4e30]))
-    Array([ 0.6, -0.8], dtype=float32)
-    """
+def _unit(x: Array) -> Array:
     return _unit_and_reciprocal_norm(x)[0]
 
 
-@unit.defjvp
+@_unit.defjvp
 def _unit_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     u, reciprocal = _unit_and_reciprocal_norm(x)
     return u, (dx - u * jnp.sum(u * dx, axis=-1, keepdims=True)) * reciprocal
 
 
-def cosine_similarity(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float[Array, "*B"]:
+def unit(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
+    """Scales a vector to norm 1.
+
+        u = x / ‖x‖,   du = (dx - u ⟨u, dx⟩) / ‖x‖;   both are 0 for x = 0
+
+    Scale free: the vector is divided by its largest entry before it is squared, so nothing between the
+    smallest normal and the largest number under- or overflows; below the smallest normal one is 0.
+    Returns: shape and dtype of x. Raises: as `bind`.
+
+    >>> import jax.numpy as jnp
+    >>> unit(jnp.array([3e30, -4e30]))
+    Array([ 0.6, -0.8], dtype=float32)
+    """
+    _check(x=x)
+    return _unit(x.astype(spectral.accumulation_dtype(x.dtype))).astype(x.dtype)
+
+
+def cosine_similarity(x: Float[Array, "*#B H"], y: Float[Array, "*#B H"]) -> Float[Array, "*#B"]:
     """Returns the cosine of the angle between two vectors.
 
         cos(x, y) = ⟨x, y⟩ / (‖x‖ ‖y‖)  in [-1, 1],   and 0, with zero gradient, where x or y is 0
@@ -203,11 +207,11 @@ def cosine_similarity(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float
     x, y = jnp.broadcast_arrays(x, y)
     dtype = jnp.promote_types(x.dtype, y.dtype)
     wide = spectral.accumulation_dtype(dtype)
-    return jnp.sum(unit(x.astype(wide)) * unit(y.astype(wide)), axis=-1).astype(dtype)
+    return jnp.sum(_unit(x.astype(wide)) * _unit(y.astype(wide)), axis=-1).astype(dtype)
 
 
 def hrr_normal(
-    key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "*B H"]:
     """Draws vectors with independent normal entries of variance 1/H, H the last entry of `shape`.
 

@@ -103,8 +103,8 @@ def hrr_attention(
 
     Raises:
       TypeError: for inputs that are not real floating point, or a mask that is not boolean.
-      ValueError: for shapes that differ (cross-attention with another length included), a mask of any
-        other shape, or an unknown inverse, implementation or output. Each message says what came.
+      ValueError: for shapes that differ (cross-attention with another length included), a mask or temperature
+        of any other shape, or an unknown inverse, implementation or output. Each message says what came.
 
     Cost: O(T·H log H) time (O(T·H²) with "dft") and O(T·H) memory per head and sequence.
 
@@ -129,6 +129,9 @@ def hrr_attention(
         raise ValueError(f"output must be one of {OUTPUTS}; got {output!r}.")
     if isinstance(temperature, (int, float)) and not temperature > 0:
         raise ValueError(f"temperature must be positive; got {temperature}.")
+    if not _broadcasts(jnp.shape(temperature), (*query.shape[:-3], 1, query.shape[-2])):
+        expected = (*query.shape[:-3], 1, query.shape[-2])
+        raise ValueError(f"temperature must broadcast to {expected}; got shape {jnp.shape(temperature)}.")
     size = query.shape[-1]
     implementation = spectral.resolve_implementation(implementation, size)  # type: ignore[assignment]
     valid = None if mask is None else _key_padding(mask, query.shape)
@@ -136,17 +139,15 @@ def hrr_attention(
 
     bound = spectral.multiply(k, v)
     memory = jnp.sum(bound if valid is None else jnp.where(valid, bound, 0.0), axis=-3, keepdims=True)
+    # The memory carries d_k², F(q⁻¹) carries none and F(q*) one; the spectrum of v̂ is to carry one.
+    scale = jnp.expand_dims(spectral.bin_scale(size, q.dtype), range(q.ndim - 1))
     if inverse == "exact":
-        cue = spectral.reciprocal(q)
+        cue, memory = spectral.reciprocal(q / scale), memory / scale
     else:
-        cue = spectral.conjugate(q)
-        # Two factors d_k of the isometric spectra: one left by the binding, one by the unbinding.
-        scale = jnp.expand_dims(spectral.bin_scale(size, q.dtype), range(q.ndim - 1))
-        memory = memory / jnp.square(scale)
+        cue, memory = spectral.conjugate(q), memory / jnp.square(scale)
     unbound = spectral.multiply(cue, _normalise(memory))
 
-    if output == "weighted" or return_weights:
-        weights = _softmax(algebra.cosine_similarity(v, unbound)[..., None], valid, temperature, rescale)
+    weights = _softmax(algebra.cosine_similarity(v, unbound)[..., None], valid, temperature, rescale)
     if output == "weighted":
         out = weights * value.astype(weights.dtype)
     else:
@@ -176,6 +177,12 @@ def _check_inputs(query: Array, key: Array, value: Array) -> None:
             raise ValueError(f"{name} must have the shape of query, {query.shape}; got {x.shape}.{reason}")
 
 
+def _broadcasts(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` broadcasts to `expected` without widening it."""
+    last = expected[len(expected) - len(shape) :]
+    return len(shape) <= len(expected) and all(g in (1, w) for g, w in zip(shape, last, strict=True))
+
+
 def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*B T 1 1"]:
     """Returns the mask with the axes of the inputs, or raises where it is no key-padding mask."""
     if mask.dtype != jnp.bool_:
@@ -186,7 +193,7 @@ def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*B T 1 1"]
         squeezed = mask.reshape(*mask.shape[:-3], mask.shape[-1])
     expected = (*batch, length)
     fits = squeezed.ndim == len(expected) and squeezed.shape[-1] == length
-    if not fits or any(got not in (1, want) for got, want in zip(squeezed.shape, expected, strict=True)):
+    if not fits or not _broadcasts(squeezed.shape, expected):
         four = (*batch, 1, 1, length)
         raise ValueError(
             f"mask must be a key-padding mask of shape {expected} or {four}; got {mask.shape}. HRR attention"
@@ -196,7 +203,7 @@ def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*B T 1 1"]
     return squeezed[..., None, None]
 
 
-def _normalise(memory: Float[Array, "*B 1 N 2K"]) -> Float[Array, "*B 1 N 2K"]:
+def _normalise(memory: Float[Array, "*B 1 N S"]) -> Float[Array, "*B 1 N S"]:
     """Divides each head's memory by its largest entry, which no cosine sees: no overflow later."""
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(memory), axis=-1, keepdims=True))
     return memory / jnp.where(peak >= jnp.finfo(peak.dtype).tiny, peak, 1.0)
@@ -211,10 +218,12 @@ def _softmax(
     """Softmax over the valid tokens; 0 for the others, and for all where none is valid."""
     if not (isinstance(temperature, (int, float)) and temperature == 1):
         tau = jnp.expand_dims(jnp.asarray(temperature, scores.dtype), -1)
-        scores = scores / jnp.expand_dims(tau, range(scores.ndim - tau.ndim))
         # At temperature 1 a score is at most 1 and needs no maximum subtracted; here it may be anything.
-        shown = scores if valid is None else jnp.where(valid, scores, jnp.min(scores))
+        shown = scores if valid is None else jnp.where(valid, scores, -1.0)
         scores = scores - jax.lax.stop_gradient(jnp.max(shown, axis=-3, keepdims=True))
+        scores = scores / jnp.expand_dims(tau, range(scores.ndim - tau.ndim))
+        # XLA may compute the same score twice, an ulp apart; divided by a tiny τ that would overflow.
+        scores = scores - jax.lax.stop_gradient(jnp.maximum(scores, 0.0))
     if valid is None:
         exponentials = jnp.exp(scores)
         return exponentials / (jnp.mean if rescale else jnp.sum)(exponentials, axis=-3, keepdims=True)

@@ -3,10 +3,10 @@
 import functools
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.linear import default_kernel_init
+from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from hrrformer.adapter import attention_fn
@@ -61,11 +61,11 @@ class HRRAttention(nn.Module):
     broadcast_dropout: bool = True
     dropout_rate: float = 0.0
     deterministic: bool | None = None
-    precision: jax.lax.PrecisionLike = None
-    kernel_init: nn.initializers.Initializer = default_kernel_init
-    out_kernel_init: nn.initializers.Initializer | None = None
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
-    out_bias_init: nn.initializers.Initializer | None = None
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    out_kernel_init: Initializer | None = None
+    bias_init: Initializer = nn.initializers.zeros_init()
+    out_bias_init: Initializer | None = None
     use_bias: bool = True
     normalize_qk: bool = False
     decode: bool = False
@@ -87,7 +87,7 @@ class HRRAttention(nn.Module):
         deterministic: bool | None = None,
         dropout_rng: PRNGKeyArray | None = None,
         sow_weights: bool = False,
-    ) -> Float[Array, "*B T D"]:
+    ) -> Float[Array, "*B T O"]:
         """Applies holographic attention.
 
         Args:
@@ -103,8 +103,8 @@ class HRRAttention(nn.Module):
           (*B, T, out_features).
 
         Raises:
-          ValueError: if `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, for
-            `decode=True`; and as `hrrformer.hrr_attention`.
+          ValueError: if `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, for a
+            temperature of 0 or less, for `decode=True`; and as `hrrformer.hrr_attention`.
         """
         if inputs_k is None and inputs_v is not None:
             raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
@@ -114,6 +114,8 @@ class HRRAttention(nn.Module):
         qkv_features = features if self.qkv_features is None else self.qkv_features
         if self.num_heads < 1 or qkv_features % self.num_heads:
             raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {self.num_heads}.")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive; got {self.temperature}.")
         if self.decode:
             raise ValueError("decode must be False: this attention reads a whole sequence at once.")
         if self.dropout_rate > 0.0:

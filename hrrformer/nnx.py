@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.linear import default_kernel_init
+from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Bool, Float
 
 from hrrformer.adapter import attention_fn
 from hrrformer.spectral import Implementation
 
+default_bias_init = nnx.initializers.zeros_init()
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -48,10 +49,11 @@ class HRRAttention(nnx.Module):
       rngs: keys for the parameters, and for dropout if it is used.
       keep_rngs: keep a fork of the dropout stream in the layer; otherwise pass `rngs` at each call.
       kernel_metadata, bias_metadata, out_kernel_metadata, out_bias_metadata: metadata of the parameters,
-        such as `{"sharding_names": (None, "model", None)}`.
+        such as `{"out_sharding": (None, "model", None)}`.
 
     Raises:
-      ValueError: if `num_heads` does not divide `qkv_features`, or for `decode=True`.
+      ValueError: if `num_heads` does not divide `qkv_features`, for a temperature of 0 or less, or for
+        `decode=True`.
 
     Source: Alam et al., ICML 2023. See `hrrformer.hrr_attention` for the formula and the differences.
 
@@ -82,11 +84,11 @@ class HRRAttention(nnx.Module):
         broadcast_dropout: bool = True,
         dropout_rate: float = 0.0,
         deterministic: bool | None = None,
-        precision: jax.lax.PrecisionLike = None,
-        kernel_init: nnx.initializers.Initializer = default_kernel_init,
-        out_kernel_init: nnx.initializers.Initializer | None = None,
-        bias_init: nnx.initializers.Initializer = nnx.initializers.zeros_init(),
-        out_bias_init: nnx.initializers.Initializer | None = None,
+        precision: PrecisionLike = None,
+        kernel_init: Initializer = default_kernel_init,
+        out_kernel_init: Initializer | None = None,
+        bias_init: Initializer = default_bias_init,
+        out_bias_init: Initializer | None = None,
         use_bias: bool = True,
         normalize_qk: bool = False,
         decode: bool | None = None,
@@ -102,6 +104,8 @@ class HRRAttention(nnx.Module):
             raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {num_heads}.")
         if decode:
             raise ValueError("decode must be None or False: this attention reads a whole sequence at once.")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive; got {temperature}.")
         head_dim = qkv_features // num_heads
         self.num_heads = num_heads
         self.in_features = in_features
@@ -113,9 +117,10 @@ class HRRAttention(nnx.Module):
         self.deterministic = deterministic
         self.precision = precision
         self.temperature = temperature
-        self.variant = MappingProxyType(
-            dict(inverse=inverse, implementation=implementation, rescale=rescale, output=output)
-        )
+        self.inverse = inverse
+        self.implementation = implementation
+        self.rescale = rescale
+        self.output = output
         linear = functools.partial(
             nnx.LinearGeneral,
             use_bias=use_bias,
@@ -165,7 +170,7 @@ class HRRAttention(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         sow_weights: bool = False,
         decode: bool | None = None,
-    ) -> Float[Array, "*B T D"]:
+    ) -> Float[Array, "*B T O"]:
         """Applies holographic attention.
 
         Args:
@@ -175,7 +180,8 @@ class HRRAttention(nnx.Module):
           mask: key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
           deterministic: no dropout; needed here or in the constructor if `dropout_rate` is not 0.
           rngs: keys for dropout, in place of the layer's own.
-          sow_weights: sow the weights (*B, N, T) as the `nnx.Intermediate` `attention_weights`.
+          sow_weights: sow the weights (*B, N, T) as the `nnx.Intermediate` `attention_weights`, which
+            `nnx.capture(layer, nnx.Intermediate)` collects.
           decode: must be None or False.
 
         Returns:
@@ -208,6 +214,7 @@ class HRRAttention(nnx.Module):
         query, key, value = self.query(inputs_q), self.key(inputs_k), self.value(inputs_v)
         if self.normalize_qk:
             query, key = self.query_ln(query), self.key_ln(key)
+        temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else self.temperature
         return self.out(
             attention_fn(
                 query,
@@ -221,9 +228,10 @@ class HRRAttention(nnx.Module):
                 dtype=self.dtype,
                 precision=self.precision,
                 module=self if sow_weights else None,
-                temperature=jnp.exp(self.log_temperature[...])
-                if self.learn_temperature
-                else self.temperature,
-                **self.variant,
+                inverse=self.inverse,
+                implementation=self.implementation,
+                rescale=self.rescale,
+                temperature=temperature,
+                output=self.output,
             )
         )

@@ -7,7 +7,7 @@ is the array of 2K real numbers
 
 where w_k = 1 for the coefficients that stand for themselves (k = 0 and, for even H, k = H/2) and 2 for
 those that also stand for their conjugate. With these weights Parseval's theorem reads: norms and inner
-products of spectra equal those of the vectors, so cosines need no inverse transform.
+products of spectra equal those of the vectors, so cosines need no inverse transform. In shapes, S = 2K.
 """
 
 import functools
@@ -16,7 +16,8 @@ from typing import Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 Implementation: TypeAlias = Literal["fft", "dft"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
@@ -37,9 +38,9 @@ def resolve_implementation(implementation: str | None, size: int) -> str:
     return implementation
 
 
-def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def accumulation_dtype(dtype: DTypeLike) -> DTypeLike:
     """Returns the dtype in which sums over inputs of `dtype` are kept: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.float64 if jax.dtypes.canonicalize_dtype(dtype) == jnp.float64 else jnp.float32
 
 
 @functools.lru_cache(maxsize=64)
@@ -55,7 +56,8 @@ def _dft_matrix(size: int) -> np.ndarray:
     """The matrix M of shape (H, 2K) with spectrum = x @ M and x = spectrum @ M.T, float64."""
     turns = np.outer(np.arange(size), np.arange(size // 2 + 1)) % size  # exact integers: no large angles
     angles = 2.0 * np.pi * turns / size
-    return np.concatenate([np.cos(angles), -np.sin(angles)], axis=-1) * _bin_scale(size)
+    sines = np.where(2 * turns % size == 0, 0.0, np.sin(angles))  # else 1e-16: a phase where there is none
+    return np.concatenate([np.cos(angles), -sines], axis=-1) * _bin_scale(size)
 
 
 def _matmul_precision(dtype: jnp.dtype, precision: jax.lax.PrecisionLike) -> jax.lax.PrecisionLike:
@@ -63,7 +65,7 @@ def _matmul_precision(dtype: jnp.dtype, precision: jax.lax.PrecisionLike) -> jax
     return jax.lax.Precision.HIGHEST if precision is None and dtype.itemsize >= 4 else precision
 
 
-def bin_scale(size: int, dtype: jnp.dtype) -> Float[Array, " 2K"]:
+def bin_scale(size: int, dtype: DTypeLike) -> Float[Array, " S"]:
     """Returns d_k for both halves of a spectrum of `size`-vectors; see the module's formula."""
     return jnp.asarray(_bin_scale(size), dtype)
 
@@ -72,7 +74,7 @@ def to_spectrum(
     x: Float[Array, "*B H"],
     implementation: str | None = None,
     precision: jax.lax.PrecisionLike = None,
-) -> Float[Array, "*B 2K"]:
+) -> Float[Array, "*B S"]:
     """Returns the isometric spectrum of `x` over its last axis, in float32 (float64 for float64 input)."""
     size = x.shape[-1]
     dtype = accumulation_dtype(x.dtype)
@@ -85,7 +87,7 @@ def to_spectrum(
 
 
 def from_spectrum(
-    spectrum: Float[Array, "*B 2K"],
+    spectrum: Float[Array, "*B S"],
     size: int,
     implementation: str | None = None,
     precision: jax.lax.PrecisionLike = None,
@@ -99,30 +101,31 @@ def from_spectrum(
     return jnp.fft.irfft(jax.lax.complex(*jnp.split(halves, 2, axis=-1)), n=size)
 
 
-def multiply(x: Float[Array, "*B 2K"], y: Float[Array, "*B 2K"]) -> Float[Array, "*B 2K"]:
+def multiply(x: Float[Array, "*#B S"], y: Float[Array, "*#B S"]) -> Float[Array, "*#B S"]:
     """Returns the complex product, coefficient by coefficient."""
     (a, b), (c, d) = jnp.split(x, 2, axis=-1), jnp.split(y, 2, axis=-1)
     return jnp.concatenate([a * c - b * d, a * d + b * c], axis=-1)
 
 
-def conjugate(x: Float[Array, "*B 2K"]) -> Float[Array, "*B 2K"]:
+def conjugate(x: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
     """Returns the complex conjugate, coefficient by coefficient."""
     real, imaginary = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([real, -imaginary], axis=-1)
 
 
-def power(x: Float[Array, "*B 2K"]) -> Float[Array, "*B 2K"]:
+def power(x: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
     """Returns the squared magnitude of every coefficient, written into both halves."""
     real, imaginary = jnp.split(x, 2, axis=-1)
     squared = jnp.square(real) + jnp.square(imaginary)
     return jnp.concatenate([squared, squared], axis=-1)
 
 
-def reciprocal(x: Float[Array, "*B 2K"]) -> Float[Array, "*B 2K"]:
-    """Returns conj(F) / |F|², and 0 where |F| is below rounding error of the largest coefficient.
+def _split_off_magnitude(
+    x: Float[Array, "*B S"],
+) -> tuple[Float[Array, "*B S"], Float[Array, "*B 1"], Float[Array, "*B S"], Bool[Array, "*B S"]]:
+    """Returns x over its largest entry, that entry, the scaled |F|², and where |F| exceeds rounding error.
 
-    The threshold is relative, H · eps · max|F|, so the reciprocal of c·x is that of x divided by c at
-    every scale. Where it strikes, value and gradient are 0: this is the pseudo-inverse.
+    The threshold is relative, S · eps · max|F|, and so holds at every scale.
     """
     finfo = jnp.finfo(x.dtype)
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
@@ -130,5 +133,23 @@ def reciprocal(x: Float[Array, "*B 2K"]) -> Float[Array, "*B 2K"]:
     peak = jnp.where(present, peak, 1.0)
     scaled = x / peak
     squared = power(scaled)
-    regular = present & (squared > float((x.shape[-1] * finfo.eps) ** 2))
-    return jnp.where(regular, conjugate(scaled) / jnp.where(regular, squared, 1.0), 0.0) / peak
+    threshold = float((x.shape[-1] * finfo.eps) ** 2) * jnp.max(squared, axis=-1, keepdims=True)
+    regular = present & (squared > threshold)
+    return scaled, peak, jnp.where(regular, squared, 1.0), regular
+
+
+def reciprocal(x: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
+    """Returns conj(F) / |F|², and 0 where |F| is below rounding error of the largest coefficient.
+
+    The reciprocal of c·x is that of x divided by c at every scale. Where the threshold strikes, value
+    and gradient are 0: this is the pseudo-inverse.
+    """
+    scaled, peak, squared, regular = _split_off_magnitude(x)
+    return jnp.where(regular, conjugate(scaled) / squared, 0.0) / peak
+
+
+def phase(x: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
+    """Returns F / |F|, and 1, with zero gradient, where |F| is below rounding error of the largest."""
+    scaled, _, squared, regular = _split_off_magnitude(x)
+    one = jnp.expand_dims(jnp.repeat(jnp.array([1.0, 0.0], x.dtype), x.shape[-1] // 2), range(x.ndim - 1))
+    return jnp.where(regular, scaled * jax.lax.rsqrt(squared), one)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lra_tasks.errors import UsageError, unknown_name
-from lra_tasks.tasks import SPLITS, Examples, Task
+from lra_tasks.tasks import SPLITS, Examples, Task, get_task
 
 if TYPE_CHECKING:
     import grain
@@ -88,7 +88,7 @@ class _Place:
 
 
 def prepare(
-    task: Task,
+    task: Task | str,
     data_dir: str | os.PathLike[str] | None = None,
     *,
     config: str = "default",
@@ -104,7 +104,7 @@ def prepare(
     `overwrite` the old dataset stays until the new one is whole.
 
     Args:
-      task: From `lra_tasks.tasks.get_task`.
+      task: The task or its name.
       data_dir: Folder of all datasets; None takes the environment's TFDS_DATA_DIR, else
         ~/tensorflow_datasets.
       config: Config of the task's builder: "default", "smoke", ....
@@ -117,6 +117,7 @@ def prepare(
       UsageError: The config is unknown; a damaged dataset is in the way; another process is preparing the
         same one; the folder cannot be written or the disk is full; the builder refuses its input.
     """
+    task = get_task(task) if isinstance(task, str) else task
     place = _Place(task, config, data_dir)
     tell = progress or (lambda message, done, total: None)
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
@@ -355,7 +356,7 @@ class Source:
 
 
 def load(
-    task: Task,
+    task: Task | str,
     split: str,
     data_dir: str | os.PathLike[str] | None = None,
     *,
@@ -366,7 +367,7 @@ def load(
     """Opens one split of a prepared dataset.
 
     Args:
-      task: From `lra_tasks.tasks.get_task`.
+      task: The task or its name.
       split: "train", "validation" or "test".
       data_dir: As in `prepare`.
       config: As in `prepare`.
@@ -382,6 +383,7 @@ def load(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
+    task = get_task(task) if isinstance(task, str) else task
     place = _Place(task, config, data_dir)
     manifest = _checked_manifest(place, verify=verify)
     import tensorflow_datasets as tfds

@@ -1,8 +1,6 @@
 """The encoder every mixer is put into: embedding, positions, blocks, pooling, classifier."""
 
-import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,36 +8,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from lra_tasks.config import Config
 from lra_tasks.errors import UsageError
 from lra_tasks.mixers import MixerSpec, get_mixer
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The encoder, the same for every mixer.
-
-    Attributes:
-      width: D, the size of embeddings and residual stream.
-      num_heads: N, heads of the mixer; divides `qkv_features`.
-      qkv_features: size of queries, keys and values over all heads; None means `width`.
-      num_layers: number of blocks.
-      mlp_features: size of the hidden layer of each block's MLP, and of the classifier's.
-      positions: a learned table, or sines and cosines of fixed frequencies.
-      pooling: mean over the real tokens, or the state of a token put before the sequence. A mixer that
-        never moves values between tokens (hrr, none) can learn nothing with "cls".
-      dropout_rate: after the embedding, after each branch, and inside the mixer.
-      dtype: of the computation; parameters, normalisation statistics and logits are float32.
-    """
-
-    width: int = 512
-    num_heads: int = 8
-    qkv_features: int | None = None
-    num_layers: int = 4
-    mlp_features: int = 1024
-    positions: Literal["learned", "sinusoidal"] = "learned"
-    pooling: Literal["mean", "cls"] = "mean"
-    dropout_rate: float = 0.1
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def sinusoidal_positions(length: int, width: int) -> np.ndarray:
@@ -55,30 +26,31 @@ def sinusoidal_positions(length: int, width: int) -> np.ndarray:
 class Block(nnx.Module):
     """One pre-norm encoder block: x + mixer(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, mixer: str, length: int, *, rngs: nnx.Rngs) -> None:
-        dtype = jnp.dtype(config.dtype)
-        norm = functools.partial(nnx.LayerNorm, config.width, dtype=dtype, rngs=rngs)
+    def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
+        model = config.model
+        width, dtype = model.width, jnp.dtype(model.dtype)
+        norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, rngs=rngs)
         linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
-        mixer_class = get_mixer(mixer)
-        self.mixer_name = mixer
+        mixer_class = get_mixer(config.mixer)
+        self.mixer_name = config.mixer
         if mixer_class is not None:
             self.mixer_norm = norm()
             self.mixer = mixer_class(
                 MixerSpec(
-                    width=config.width,
-                    num_heads=config.num_heads,
-                    qkv_features=config.qkv_features or config.width,
-                    length=length,
-                    dropout_rate=config.dropout_rate,
+                    width=width,
+                    num_heads=model.num_heads,
+                    qkv_features=model.qkv_features or width,
+                    length=config.length + (model.pooling == "cls"),
+                    dropout_rate=model.dropout_rate,
                     dtype=dtype,
                 ),
                 rngs=rngs,
             )
         self.has_mixer = mixer_class is not None
         self.mlp_norm = norm()
-        self.mlp_in = linear(config.width, config.mlp_features)
-        self.mlp_out = linear(config.mlp_features, config.width)
-        self.dropout = nnx.Dropout(config.dropout_rate)
+        self.mlp_in = linear(width, model.mlp_features)
+        self.mlp_out = linear(model.mlp_features, width)
+        self.dropout = nnx.Dropout(model.dropout_rate)
 
     def __call__(
         self,
@@ -103,54 +75,37 @@ class Block(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """A sequence classifier: embedding + positions → blocks → norm → pooling → Dense-GELU-Dense.
+    """A sequence classifier: embedding + positions → blocks → pooling → norm → Dense-GELU-Dense.
 
     Args:
-      config: sizes and choices.
-      mixer: name of the mixer, see `lra_tasks.mixers`.
+      config: the run's configuration: its `model`, `mixer` and `length`, the number of positions.
       vocab_size: number of token ids, the padding's 0 included.
       num_classes: number of logits.
-      length: number of positions; longer sequences are refused.
       rngs: the stream `params`.
 
     Raises:
-      UsageError: if the heads do not divide the width, or the mixer is unknown.
+      UsageError: if the mixer is unknown.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        mixer: str,
-        *,
-        vocab_size: int,
-        num_classes: int,
-        length: int,
-        rngs: nnx.Rngs,
-    ) -> None:
-        features = config.qkv_features or config.width
-        if config.num_heads < 1 or features % config.num_heads:
-            raise UsageError(
-                f"The number of heads must divide the width of queries, keys and values ({features}); got"
-                f" {config.num_heads} heads. Change --model.num-heads, --model.width or"
-                " --model.qkv-features."
-            )
-        dtype = jnp.dtype(config.dtype)
-        self.length = length
+    def __init__(self, config: Config, *, vocab_size: int, num_classes: int, rngs: nnx.Rngs) -> None:
+        model = config.model
+        width, hidden, dtype = model.width, model.mlp_features, jnp.dtype(model.dtype)
+        self.length = config.length
         self.dtype = dtype
-        self.pooling = config.pooling
-        normal = nnx.initializers.normal(0.02)
-        self.embedding = nnx.Embed(vocab_size, config.width, embedding_init=normal, dtype=dtype, rngs=rngs)
-        self.learned_positions = config.positions == "learned"
+        self.pooling = model.pooling
+        # The arena's scales: tokens of size 1, beside which sines show and learned positions start small.
+        unit_normal, normal = nnx.initializers.normal(1.0), nnx.initializers.normal(0.02)
+        self.embedding = nnx.Embed(vocab_size, width, embedding_init=unit_normal, dtype=dtype, rngs=rngs)
+        self.learned_positions = model.positions == "learned"
         if self.learned_positions:
-            self.positions = nnx.Param(normal(rngs.params(), (length, config.width), jnp.float32))
-        if config.pooling == "cls":
-            self.cls = nnx.Param(normal(rngs.params(), (1, 1, config.width), jnp.float32))
-        self.dropout = nnx.Dropout(config.dropout_rate)
-        tokens = length + (config.pooling == "cls")
-        self.blocks = nnx.List([Block(config, mixer, tokens, rngs=rngs) for _ in range(config.num_layers)])
-        self.norm = nnx.LayerNorm(config.width, dtype=dtype, rngs=rngs)
-        self.head_in = nnx.Linear(config.width, config.mlp_features, dtype=dtype, rngs=rngs)
-        self.head_out = nnx.Linear(config.mlp_features, num_classes, dtype=jnp.float32, rngs=rngs)
+            self.positions = nnx.Param(normal(rngs.params(), (config.length, width), jnp.float32))
+        if model.pooling == "cls":
+            self.cls = nnx.Param(normal(rngs.params(), (1, 1, width), jnp.float32))
+        self.dropout = nnx.Dropout(model.dropout_rate)
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(model.num_layers)])
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head_in = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.head_out = nnx.Linear(hidden, num_classes, rngs=rngs)
 
     def encode(
         self,
@@ -189,9 +144,8 @@ class Classifier(nnx.Module):
         x = self.dropout(x, deterministic=deterministic, rngs=rngs)
         for block in self.blocks:
             x = block(x, mask, deterministic=deterministic, rngs=rngs)
-        x = self.norm(x)
         if self.pooling == "cls":
-            return x[:, 0]
+            return x[:, 0].astype(jnp.float32)
         weights = mask.astype(jnp.float32) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
         return jnp.einsum("bt,btd->bd", weights, x.astype(jnp.float32))
 
@@ -205,7 +159,7 @@ class Classifier(nnx.Module):
     ) -> Float[Array, "B C"]:
         """Returns float32 logits (B, num_classes); arguments and errors as in `encode`."""
         pooled = self.encode(tokens, mask, deterministic=deterministic, rngs=rngs)
-        return self.head_out(nnx.gelu(self.head_in(pooled)))
+        return self.head_out(nnx.gelu(self.head_in(self.norm(pooled))))
 
 
 def num_parameters(params: object) -> int:

@@ -1,0 +1,301 @@
+"""The `lra` command: one dataclass a subcommand. JAX and Flax are imported when a subcommand runs."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import tyro
+
+from lra_tasks.config import PRESETS, Config, Settings, preset
+from lra_tasks.errors import UsageError, unknown_name
+from lra_tasks.tasks import TASKS, get_task
+
+Positional = tyro.conf.Positional
+Flat = tyro.conf.arg(name="")  # the fields of a nested dataclass become flags without a prefix
+
+
+class Command(Protocol):
+    """A subcommand, parsed."""
+
+    def run(self) -> None: ...
+
+
+@dataclasses.dataclass
+class ListTasks:
+    """Show the tasks, mixers and presets."""
+
+    def run(self) -> None:
+        from lra_tasks.mixers import MIXERS
+
+        _print_table(
+            ("task", "tokens", "classes", "train / validation / test"),
+            [
+                (task.name, f"{task.length:,}", str(task.num_classes), _counts(task.num_examples.values()))
+                for task in TASKS.values()
+            ],
+        )
+        print()
+        _print_table(("preset", "what it is for"), list(PRESETS.items()))
+        print(f"\nmixers: {', '.join(MIXERS)}; or your own, as package.module:Class")
+
+
+@dataclasses.dataclass
+class Prepare:
+    """Make a task's dataset, once; a whole one is left as it is."""
+
+    task: Positional[str]
+    """Name of the task; `lra list` shows them."""
+    config: str = "default"
+    """default: the whole task. smoke: a few examples. release: the arena's own files."""
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    manual_dir: Path | None = None
+    """Folder with the arena's release, for --config release."""
+    overwrite: bool = False
+    """Make it again even if it is there."""
+
+    def run(self) -> None:
+        from lra_tasks import data
+        from lra_tasks.progress import Progress
+
+        with Progress() as progress:
+            folder = data.prepare(
+                self.task,
+                self.data_dir,
+                config=self.config,
+                manual_dir=self.manual_dir,
+                overwrite=self.overwrite,
+                progress=progress.show,
+            )
+        print(folder)
+
+
+@dataclasses.dataclass
+class Train:
+    """Train one mixer on one task, or go on with a run that was interrupted."""
+
+    config: Annotated[Config, Flat]
+    preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
+    """Where the settings start from; every flag below changes one of them."""
+    run_dir: Path | None = None
+    """Folder of this run; runs/TASK-PRESET/MIXER-seedSEED if not given."""
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+
+    def run(self) -> None:
+        from lra_tasks.progress import Progress
+        from lra_tasks.training import train
+
+        run_dir = self.run_dir or Path("runs", f"{self.config.task}-{self.preset}", self.config.name)
+        with Progress() as progress:
+            summary = train(self.config, run_dir, data_dir=self.data_dir, progress=progress)
+        print(
+            f"{run_dir}: test accuracy {summary['test_accuracy']:.2f} %"
+            f" (step {summary['best_step']:,}, the best of validation)"
+        )
+
+
+@dataclasses.dataclass
+class Evaluate:
+    """Evaluate the best parameters of a run on a split."""
+
+    run_dir: Positional[Path]
+    """Folder of the run."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which examples."""
+    length: int | None = None
+    """Tokens an input is cut to; the run's own if not given."""
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+
+    def run(self) -> None:
+        from lra_tasks.progress import Progress
+        from lra_tasks.training import evaluate
+
+        with Progress() as progress:
+            result = evaluate(
+                self.run_dir,
+                split=self.split,
+                length=self.length,
+                data_dir=self.data_dir,
+                progress=progress,
+            )
+        print(
+            f"{self.split}: accuracy {result['accuracy']:.2f} %, loss {result['loss']:.4f}"
+            f" on {result['num_examples']:,} examples (parameters of step {result['step']:,})"
+        )
+
+
+@dataclasses.dataclass
+class Compare:
+    """Train several mixers with the same data, seeds and budget, and print one table."""
+
+    settings: Annotated[Settings, Flat]
+    task: Positional[str]
+    """Name of the task; `lra list` shows them."""
+    mixers: tuple[str, ...] = ("hrr", "softmax", "none")
+    """Names of mixers, or package.module:Class."""
+    seeds: tuple[int, ...] = (0,)
+    """One run of every mixer for each."""
+    preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
+    """Where the settings start from; every flag below changes one of them."""
+    out_dir: Path | None = None
+    """Folder of the comparison; runs/TASK-PRESET if not given."""
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+
+    def run(self) -> None:
+        from lra_tasks.comparison import compare
+        from lra_tasks.progress import Progress
+
+        out_dir = self.out_dir or Path("runs", f"{self.task}-{self.preset}")
+        with Progress() as progress:
+            result = compare(
+                self.task,
+                self.mixers,
+                self.settings,
+                out_dir,
+                seeds=self.seeds,
+                data_dir=self.data_dir,
+                progress=progress,
+            )
+        _print_report(result, out_dir)
+
+
+@dataclasses.dataclass
+class MakeReport:
+    """Print the table of the finished runs in a folder, and write it anew as text and picture."""
+
+    out_dir: Positional[Path]
+    """Folder of a comparison, or any folder whose subfolders are runs."""
+
+    def run(self) -> None:
+        from lra_tasks.reporting import report
+
+        _print_report(report(self.out_dir), self.out_dir)
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "list": ListTasks,
+    "prepare": Prepare,
+    "train": Train,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "report": MakeReport,
+}
+_NAMES = tuple(COMMANDS)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; exits with 2 on what the user can mend, with 130 on a second Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = _parse(arguments)
+        if command is not None:
+            command.run()
+    except UsageError as error:
+        print(f"lra: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has left, `| head` for example
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        from lra_tasks.training import Interrupted
+
+        if not isinstance(error, Interrupted):
+            raise
+        print(f"lra: {error}", file=sys.stderr)
+
+
+def _parse(arguments: list[str]) -> Command | None:
+    """Returns the subcommand with its values, or None where help was all that was asked for."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _print_help()
+        return None
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise unknown_name("command", name, COMMANDS)
+    default = {"train": _train_defaults, "compare": _compare_defaults}.get(name)
+    return tyro.cli(
+        COMMANDS[name],
+        prog=f"lra {name}",
+        args=rest,
+        default=None if default is None else default(*_task_and_preset(rest)),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def _task_and_preset(arguments: list[str]) -> tuple[str | None, str]:
+    """Finds the two values that decide the defaults of all others, before the rest is parsed."""
+    task = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if task is not None:
+        get_task(task)
+    chosen = "quick"
+    for number, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == "--preset" and (equals or number + 1 < len(arguments)):
+            chosen = value if equals else arguments[number + 1]
+    if chosen not in PRESETS:
+        raise unknown_name("preset", chosen, PRESETS)
+    return task, chosen
+
+
+def _train_defaults(task: str | None, chosen: str) -> Train:
+    settings = preset(task or "listops", chosen)
+    config = Config(task=task or tyro.MISSING, **vars(settings))
+    return Train(config=config, preset=chosen)  # type: ignore[arg-type]
+
+
+def _compare_defaults(task: str | None, chosen: str) -> Compare:
+    settings = preset(task or "listops", chosen)
+    return Compare(settings=settings, task=task or tyro.MISSING, preset=chosen)  # type: ignore[arg-type]
+
+
+def _print_help() -> None:
+    print("usage: lra COMMAND ...\n\nThe Long Range Arena: holographic attention against other mixers.\n")
+    for name, command in COMMANDS.items():
+        print(f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}")
+    print("\nStart with:  lra compare listops --mixers hrr softmax none")
+    print("More on one: lra COMMAND --help")
+
+
+def _counts(numbers: Any) -> str:
+    return " / ".join(f"{number:,}" for number in numbers)
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, title in enumerate(header):
+        table.add_column(title, justify="right" if numbers and number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _print_report(result: Any, out_dir: Path) -> None:
+    from lra_tasks.reporting import COLUMNS
+
+    _print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
+    print()
+    for name, accuracy in result.references.items():
+        print(f"{accuracy:8.2f} %  {name}")
+    print("\npublished, not measured here: ")
+    print("; ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items()))
+    print()
+    for note in result.notes:
+        print(note)
+    print(f"\nWritten to {out_dir}: report.md, report.csv, report.json, report.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A comparison: the same data, seeds and budget for every mixer, one run each, one report."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lra_tasks import data
+from lra_tasks.config import Config, Settings
+from lra_tasks.errors import UsageError
+from lra_tasks.files import write_json
+from lra_tasks.mixers import get_mixer
+from lra_tasks.progress import Progress, Silent
+from lra_tasks.reporting import Report, report
+from lra_tasks.tasks import get_task
+from lra_tasks.training import train
+
+
+def compare(
+    task: str,
+    mixers: Sequence[str],
+    settings: Settings,
+    out_dir: str | os.PathLike[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Trains every mixer with every seed, and reports on them.
+
+    Runs lie in `out_dir/<mixer>-seed<seed>`. Finished runs are taken as they are and interrupted ones are
+    gone on with, so calling this again after a kill ends in the same table. The dataset is prepared first
+    if it is not there.
+
+    Args:
+      task: name of the task.
+      mixers: names of mixers, or `package.module:Class`, in the order of the table.
+      settings: what all runs share; see `lra_tasks.preset`.
+      out_dir: folder of the comparison; made if need be.
+      seeds: one run of each mixer for each of them.
+      data_dir: folder of all datasets, as in `lra_tasks.prepare`.
+      progress: shows what is under way; None for silence.
+
+    Returns:
+      The report; its files lie in `out_dir`, see `lra_tasks.report`.
+
+    Raises:
+      UsageError, Interrupted: as `lra_tasks.train`.
+    """
+    progress = progress or Silent()
+    out_dir = Path(out_dir)
+    if not mixers or not seeds:
+        raise UsageError("A comparison needs at least one mixer and one seed.")
+    configs = [
+        Config(task=task, mixer=mixer, seed=seed, **vars(settings))
+        for mixer in dict.fromkeys(mixers)
+        for seed in dict.fromkeys(seeds)
+    ]
+    for config in configs:
+        get_mixer(config.mixer)  # a misspelt last mixer shows now, not after the others have trained
+    record = get_task(task)
+    data.prepare(record, data_dir, config=settings.dataset, progress=progress.show)
+    for config in configs:
+        train(config, out_dir / config.name, data_dir=data_dir, progress=progress)
+    references = out_dir / "references.json"
+    if not references.is_file():
+        progress.show(f"{task}: measuring the reference lines")
+        train_split, test_split = (
+            data.load(record, split, data_dir, config=settings.dataset, verify=False)
+            for split in ("train", "test")
+        )
+        write_json(references, record.references(train_split, test_split))
+    progress.show(f"{task}: writing the report")
+    return report(out_dir, order=[config.name for config in configs])

@@ -1,0 +1,286 @@
+"""What a run is made of, as frozen dataclasses, and the presets of every task.
+
+Importing this module costs nothing: it needs the standard library only, so `lra --help` stays quick.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from lra_tasks.errors import UsageError, unknown_name
+
+PRESETS = {
+    "smoke": "seconds on a CPU: proves that everything runs, learns nothing",
+    "quick": "minutes on two CPU cores: full length, small widths, few steps",
+    "small": "minutes on one GPU",
+    "lra": "the sizes and schedule of the arena's base Transformer, with mean pooling",
+    "paper": "the sizes and schedule of the Hrrformer authors' multi-layer models",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The encoder, the same for every mixer.
+
+    Attributes:
+      width: D, the size of embeddings and residual stream.
+      num_heads: N, heads of the mixer; divides `qkv_features`.
+      qkv_features: size of queries, keys and values over all heads; None means `width`.
+      num_layers: number of blocks.
+      mlp_features: size of the hidden layer of each block's MLP, and of the classifier's.
+      positions: a learned table, or sines and cosines of fixed frequencies.
+      pooling: mean over the real tokens, or the state of a token put before the sequence. A mixer that
+        never moves values between tokens (hrr, none) can learn nothing with "cls".
+      dropout_rate: after the embedding, after each branch, and inside the mixer.
+      dtype: of the computation; parameters, normalisation statistics and logits are float32.
+    """
+
+    width: int = 512
+    num_heads: int = 8
+    qkv_features: int | None = None
+    num_layers: int = 4
+    mlp_features: int = 1024
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    pooling: Literal["mean", "cls"] = "mean"
+    dropout_rate: float = 0.1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam with decoupled weight decay, under a schedule.
+
+    Attributes:
+      learning_rate: the highest rate; for "rsqrt" the factor before the schedule.
+      schedule: after a linear warm-up: "constant"; "cosine" to 0 at the last step; "rsqrt", the arena's
+        rate · min(1, s / warmup) / sqrt(max(s, warmup)); "exponential", times `decay_rate` every
+        `decay_steps` steps, not below `final_learning_rate`.
+      warmup_steps: steps of the warm-up.
+      decay_rate, decay_steps, final_learning_rate: of "exponential".
+      weight_decay: decoupled from the gradient, on all parameters of more than one axis.
+      b2: Adam's second-moment decay.
+      clip_norm: largest global norm of the gradient; None for no limit.
+    """
+
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "rsqrt", "exponential"] = "cosine"
+    warmup_steps: int = 0
+    decay_rate: float = 0.9
+    decay_steps: int = 1000
+    final_learning_rate: float = 1e-5
+    weight_decay: float = 0.0
+    b2: float = 0.98
+    clip_norm: float | None = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that the mixers of a comparison share.
+
+    Attributes:
+      dataset: config of the task's builder: "default", "smoke" or "release" (the arena's own files).
+      length: tokens an input is padded or cut to, T; also the model's number of positions.
+      model: the encoder.
+      optimizer: the optimiser and its schedule.
+      label_smoothing: share of the target spread evenly over the classes.
+      batch_size: examples a step, over all devices.
+      num_steps: training steps.
+      eval_every: steps between validations; the last step is always validated.
+      eval_examples: validation examples used each time; None means all.
+      save_every: steps between checkpoints, the most that a killed run loses.
+      log_every: steps between rows in metrics.jsonl.
+    """
+
+    dataset: str = "default"
+    length: int = 2000
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    label_smoothing: float = 0.0
+    batch_size: int = 32
+    num_steps: int = 5000
+    eval_every: int = 500
+    eval_examples: int | None = None
+    save_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("length", "batch_size", "num_steps", "eval_every", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} must be at least 1; got {getattr(self, name)}.")
+        model = self.model
+        features = model.qkv_features or model.width
+        if model.num_heads < 1 or features % model.num_heads:
+            raise UsageError(
+                f"The number of heads must divide the width of queries, keys and values, {features}; got"
+                f" {model.num_heads}. Change --model.num-heads, --model.width or --model.qkv-features."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """One run: the shared settings, and what tells it from its neighbours in a comparison.
+
+    Attributes:
+      task: name of the task.
+      mixer: name of the mixer, or `package.module:Class`.
+      seed: of the parameters, the order of the examples and the dropout.
+    """
+
+    task: str
+    mixer: str = "hrr"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed must be between 0 and {2**31 - 1}; got {self.seed}.")
+
+    @property
+    def name(self) -> str:
+        """The run's name within a comparison, fit for a folder: `hrr-seed0`."""
+        return f"{self.mixer.replace(':', '.')}-seed{self.seed}"
+
+
+def to_json(config: Settings) -> str:
+    """Returns the resolved configuration as indented JSON, in the order of the fields."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Returns the configuration that `to_json` wrote.
+
+    Raises:
+      UsageError: if a field is missing, unknown or holds what it cannot.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        fields["model"] = ModelConfig(**fields["model"])
+        fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
+        return Config(**fields)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UsageError(f"This is no configuration that this version wrote: {error}.") from error
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """Returns one line for each field in which two configurations differ, such as `model.width: 64, 128`."""
+
+    def flat(config: Config) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name, value in dataclasses.asdict(config).items():
+            inner = value if isinstance(value, dict) else {}
+            result |= {f"{name}.{key}": item for key, item in inner.items()} if inner else {name: value}
+        return result
+
+    first, second = flat(ours), flat(theirs)
+    return [f"{name}: {first[name]!r}, {second[name]!r}" for name in first if first[name] != second[name]]
+
+
+def read_config(run_dir: Path) -> Config:
+    """Returns the configuration of the run in `run_dir`.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise UsageError(f"There is no run in {run_dir}: it holds no config.json. `lra train` makes one.")
+    return from_json(path.read_text())
+
+
+def _listops_smoke() -> Settings:
+    return Settings(
+        dataset="smoke",
+        length=256,
+        model=ModelConfig(width=16, num_heads=2, num_layers=1, mlp_features=16, dropout_rate=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+        batch_size=8,
+        num_steps=12,
+        eval_every=6,
+        eval_examples=32,
+        save_every=4,
+        log_every=3,
+    )
+
+
+def _listops_quick() -> Settings:
+    return Settings(
+        model=ModelConfig(width=32, num_heads=1, num_layers=1, mlp_features=64, dropout_rate=0.0),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20),
+        batch_size=8,
+        num_steps=400,
+        eval_every=100,
+        eval_examples=256,
+        save_every=50,
+        log_every=10,
+    )
+
+
+def _listops_small() -> Settings:
+    return Settings(
+        model=ModelConfig(width=128, num_heads=4, num_layers=2, mlp_features=256, dtype="bfloat16"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, weight_decay=0.01),
+        batch_size=32,
+        num_steps=5000,
+    )
+
+
+def _listops_lra() -> Settings:
+    return Settings(
+        model=ModelConfig(width=512, num_heads=8, num_layers=4, mlp_features=1024),
+        optimizer=OptimizerConfig(
+            learning_rate=0.05, schedule="rsqrt", warmup_steps=1000, weight_decay=0.1, clip_norm=None
+        ),
+        batch_size=32,
+        num_steps=5000,
+    )
+
+
+def _listops_paper() -> Settings:
+    # 20 epochs of 96,000 examples in batches of 32; the rate decays once an epoch.
+    return Settings(
+        model=ModelConfig(width=512, num_heads=8, num_layers=6, mlp_features=256),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3,
+            schedule="exponential",
+            decay_rate=0.9,
+            decay_steps=3000,
+            final_learning_rate=1e-5,
+            b2=0.999,
+            clip_norm=None,
+        ),
+        label_smoothing=0.1,
+        batch_size=32,
+        num_steps=60_000,
+        eval_every=3000,
+        save_every=1000,
+    )
+
+
+_SETTINGS: dict[str, dict[str, Callable[[], Settings]]] = {
+    "listops": {
+        "smoke": _listops_smoke,
+        "quick": _listops_quick,
+        "small": _listops_small,
+        "lra": _listops_lra,
+        "paper": _listops_paper,
+    },
+}
+
+
+def preset(task: str, name: str) -> Settings:
+    """Returns the settings of a task's preset.
+
+    >>> preset("listops", "quick").length
+    2000
+
+    Raises:
+      UsageError: for an unknown task or preset, with the nearest right name.
+    """
+    if task not in _SETTINGS:
+        raise unknown_name("task", task, _SETTINGS)
+    if name not in _SETTINGS[task]:
+        raise unknown_name("preset", name, PRESETS)
+    return _SETTINGS[task][name]()

@@ -1,0 +1,55 @@
+"""What a run leaves for people to read: rows of metrics, and the environment they were measured in."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lra_tasks.files import replace
+
+VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Returns what a number depends on beside its configuration: versions, machine, devices."""
+    return {
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in VERSIONED},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "devices": [device.device_kind for device in jax.devices()],
+    }
+
+
+class Metrics:
+    """The rows of `metrics.jsonl`: one JSON object a line, in the order of the steps."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yields the rows written so far; a last line that a kill cut short is none."""
+        if self._path.exists():
+            for line in self._path.read_text().splitlines(keepends=True):
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends one row."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def drop_after(self, step: int) -> None:
+        """Takes back the rows of steps that a killed run made but did not save."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        replace(self._path, "".join(kept))
+
+    def median_step_seconds(self) -> float:
+        """Returns the median over the training rows of each row's median step."""
+        return statistics.median(row["step_seconds"] for row in self.rows() if row["split"] == "train")

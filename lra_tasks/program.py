@@ -1,0 +1,184 @@
+"""The compiled side of a run: the model, its optimiser, one training step, one evaluation."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from lra_tasks import data
+from lra_tasks.config import Config, OptimizerConfig
+from lra_tasks.errors import UsageError
+from lra_tasks.model import Classifier
+from lra_tasks.progress import Progress
+from lra_tasks.tasks import Task
+
+
+class State(NamedTuple):
+    """What a step changes: the step's number (), the parameters, the optimiser's moments."""
+
+    step: Int[Array, ""]
+    params: Any
+    moments: Any
+
+
+class Program:
+    """The compiled side of a run: the model, its optimiser, one training step, one evaluation.
+
+    Args:
+      config: the run.
+      task: the task's record.
+
+    Raises:
+      UsageError: if the devices cannot share the batch, or the mixer is unknown or keeps state.
+    """
+
+    def __init__(self, config: Config, task: Task) -> None:
+        devices = jax.device_count()
+        if config.batch_size % devices:
+            raise UsageError(
+                f"--batch-size must be a multiple of the number of devices, {devices}; got {config.batch_size}."
+            )
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+        self._sharded = NamedSharding(mesh, PartitionSpec("data"))
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._config = config
+        self._task = task
+        graph, _, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)
+        if jax.tree.leaves(rest):
+            kept = ", ".join("/".join(map(str, path)) for path, _ in nnx.to_flat_state(rest))
+            raise UsageError(
+                f"The mixer '{config.mixer}' keeps state other than nnx.Param ({kept}). Take randomness from"
+                " the `rngs` of the call, and make what is learned an nnx.Param."
+            )
+        self._graph = graph
+        self._optimizer = make_optimizer(config.optimizer, config.num_steps)
+        self._evaluation_step = jax.jit(self._evaluate_batch)
+
+    def _model(self) -> Classifier:
+        config, task = self._config, self._task
+        return Classifier(
+            config,
+            vocab_size=task.vocab_size,
+            num_classes=task.num_classes,
+            rngs=nnx.Rngs(params=jax.random.key(config.seed)),
+        )
+
+    def init(self) -> State:
+        """Returns the state before the first step, on all devices."""
+
+        def build() -> State:
+            params = nnx.state(self._model(), nnx.Param)
+            return State(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
+
+        return jax.jit(build, out_shardings=self._replicated)()
+
+    def shard(self, batch: data.Batch) -> data.Batch:
+        """Puts a batch on the devices, split over its first axis."""
+        return jax.device_put({k: v for k, v in batch.items() if k != "index"}, self._sharded)
+
+    def compile(self, state: State) -> jax.stages.Compiled:
+        """Returns the compiled training step: (state, batch) → (state, (loss, correct, gradient norm))."""
+        rows, length = self._config.batch_size, self._config.length
+        batch = {
+            "tokens": jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=self._sharded),
+            "mask": jax.ShapeDtypeStruct((rows, length), jnp.bool_, sharding=self._sharded),
+            "label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=self._sharded),
+        }
+        return jax.jit(self._train_batch, donate_argnums=0).lower(state, batch).compile()
+
+    def _train_batch(self, state: State, batch: dict[str, Array]) -> tuple[State, tuple[Array, Array, Array]]:
+        key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
+
+        def mean_loss(params: Any) -> tuple[Array, Array]:
+            model = nnx.merge(self._graph, params)
+            rngs = nnx.Rngs(dropout=key)
+            logits = model(batch["tokens"], batch["mask"], deterministic=False, rngs=rngs)
+            targets = optax.smooth_labels(
+                jax.nn.one_hot(batch["label"], logits.shape[-1]), self._config.label_smoothing
+            )
+            return jnp.mean(optax.softmax_cross_entropy(logits, targets)), _num_correct(logits, batch)
+
+        (loss, correct), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        updates, moments = self._optimizer.update(gradients, state.moments, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, moments), (loss, correct, optax.tree.norm(gradients))
+
+    def _evaluate_batch(self, params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
+        logits = nnx.merge(self._graph, params)(batch["tokens"], batch["mask"], deterministic=True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        correct = _num_correct(logits, batch, weight=batch["weight"])
+        return correct, jnp.sum(losses * batch["weight"])
+
+    def evaluate(
+        self,
+        params: Any,
+        source: data.Source,
+        limit: int | None,
+        progress: Progress,
+        message: str,
+        *,
+        length: int | None = None,
+    ) -> tuple[float, float]:
+        """Returns accuracy in percent and mean loss over the first `limit` examples (None: all)."""
+        size = self._config.batch_size
+        total = len(source) if limit is None else min(limit, len(source))
+        correct = loss = weight = 0.0
+        for batch in data.evaluation_batches(
+            source, length=length or self._config.length, batch_size=size, limit=limit
+        ):
+            progress.show(message, round(weight), total)
+            batch_correct, batch_loss = jax.device_get(self._evaluation_step(params, self.shard(batch)))
+            correct, loss = correct + float(batch_correct), loss + float(batch_loss)
+            weight += float(batch["weight"].sum())
+        return 100.0 * correct / weight, loss / weight
+
+
+def _num_correct(logits: Array, batch: dict[str, Array], weight: Array | float = 1.0) -> Array:
+    return jnp.sum((jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32) * weight)
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Returns Adam with decoupled weight decay under the configured schedule; see `OptimizerConfig`."""
+    warmup = config.warmup_steps
+    rate = config.learning_rate
+    if config.schedule == "rsqrt":
+
+        def schedule(step: Any) -> Any:
+            s = step + 1.0
+            return rate * jnp.minimum(1.0, s / max(warmup, 1)) / jnp.sqrt(jnp.maximum(s, warmup))
+
+    else:
+        after = {
+            "constant": lambda: optax.constant_schedule(rate),
+            "cosine": lambda: optax.cosine_decay_schedule(rate, max(num_steps - warmup, 1)),
+            "exponential": lambda: optax.exponential_decay(
+                rate,
+                config.decay_steps,
+                config.decay_rate,
+                staircase=True,
+                end_value=config.final_learning_rate,
+            ),
+        }[config.schedule]()
+        before = optax.linear_schedule(rate / max(warmup, 1), rate, max(warmup - 1, 1))
+        schedule = optax.join_schedules([before, after], [warmup])
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    return optax.chain(
+        clip,
+        optax.adamw(
+            schedule,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        ),
+    )
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Returns the memory one call of a compiled function needs on a device: all it reads, writes, holds."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return held + memory.temp_size_in_bytes

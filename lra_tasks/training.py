@@ -1,0 +1,303 @@
+"""One run, read from top to bottom: build, restore or initialise, step, validate, save, test once."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lra_tasks import data
+from lra_tasks.checkpoint import Checkpoints
+from lra_tasks.config import Config, differences, read_config, to_json
+from lra_tasks.errors import UsageError
+from lra_tasks.files import replace, write_json
+from lra_tasks.metrics import Metrics, environment
+from lra_tasks.model import num_parameters
+from lra_tasks.program import Program, peak_bytes
+from lra_tasks.progress import Progress, Silent
+from lra_tasks.tasks import get_task
+
+VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class Interrupted(Exception):
+    """The run was asked to end, by Ctrl-C or SIGTERM, and has saved everything it needs to go on."""
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        super().__init__(f"Stopped at step {step}, saved in {run_dir}. The same command goes on from there.")
+
+
+@dataclasses.dataclass
+class Record:
+    """What else a checkpoint holds, as JSON: where the data stand, and what was measured so far.
+
+    Attributes:
+      position: state of the data iterator.
+      best_step, best_accuracy, best_loss: of the best validation so far.
+      seconds: spent in training steps and validations, over all sessions of the run.
+      window: sums since the last row of metrics.jsonl: loss, correct predictions, steps.
+      step_seconds: duration of every step since the last row, then the medians of the rows before.
+    """
+
+    position: dict[str, int]
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    window: dict[str, float] = dataclasses.field(default_factory=lambda: dict(loss=0.0, correct=0.0, steps=0))
+    step_seconds: list[float] = dataclasses.field(default_factory=list)
+
+
+def train(
+    config: Config,
+    run_dir: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains a model, or goes on where an earlier call with the same arguments was ended, and tests it.
+
+    The step with the best validation accuracy (the lower loss decides a tie) is the one tested, once, at
+    the end. The folder of the run then holds `config.json`, `env.json`, `metrics.jsonl`, `summary.json`
+    and `checkpoints/`. A run that has its summary is not run again. A run killed at any moment loses the
+    steps since its last checkpoint and, gone on with, ends with the same parameters (bit for bit on CPU).
+
+    Args:
+      config: the run, resolved.
+      run_dir: folder of this run alone; made if need be.
+      data_dir: folder of all datasets, as in `lra_tasks.prepare`.
+      progress: shows what is under way; None for silence.
+
+    Returns:
+      The summary: accuracies in percent, counts, seconds, bytes; see `summary.json`.
+
+    Raises:
+      UsageError: for a dataset that is not whole, a folder that holds a run of another configuration, a
+        batch the devices cannot share, a mixer that does not fit, a loss that is not finite, a full disk.
+      Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
+    """
+    progress = progress or Silent()
+    run_dir = Path(run_dir)
+    task = get_task(config.task)
+    _claim(run_dir, config)
+    if (run_dir / "summary.json").is_file():
+        return json.loads((run_dir / "summary.json").read_text())
+
+    label = f"{config.task} {config.mixer} seed {config.seed}"
+    progress.show(f"{label}: checking the data")
+    sources = {
+        split: data.load(task, split, data_dir, config=config.dataset, verify=split == "train")
+        for split in ("train", "validation", "test")
+    }
+    batches = data.training_batches(
+        sources["train"], length=config.length, batch_size=config.batch_size, seed=config.seed
+    )
+    program = Program(config, task)
+    progress.show(f"{label}: compiling")
+    state = program.init()
+    compiled = program.compile(state)
+    checkpoints = Checkpoints(run_dir / "checkpoints")
+    metrics = Metrics(run_dir / "metrics.jsonl")
+    with contextlib.closing(checkpoints), _asked_to_end() as asked:
+        record = Record(position=dict(batches.get_state()))
+        best_params = _copy(state.params)
+        restored = checkpoints.restore({"state": state, "best_params": best_params})
+        if restored is not None:
+            tree, fields = restored
+            state, best_params, record = tree["state"], tree["best_params"], Record(**fields)
+            batches.set_state(record.position)
+        step = int(state.step)
+        metrics.drop_after(step)
+
+        def save() -> None:
+            record.position = dict(batches.get_state())
+            checkpoints.save(step, {"state": state, "best_params": best_params}, dataclasses.asdict(record))
+
+        note = ""
+        while step < config.num_steps:
+            progress.show(f"{label}: training", step, config.num_steps, note)
+            began = time.perf_counter()
+            batch = next(batches)
+            state, measured = compiled(state, program.shard(batch))
+            loss, correct, grad_norm = (float(x) for x in jax.device_get(measured))
+            step += 1
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                raise _not_finite(run_dir, step, loss, grad_norm, batch["index"], checkpoints.latest_step)
+            took = time.perf_counter() - began
+            record.seconds += took
+            record.step_seconds.append(took)
+            for name, value in (("loss", loss), ("correct", correct), ("steps", 1)):
+                record.window[name] += value
+            if step % config.log_every == 0 or step == config.num_steps:
+                note = f"loss {record.window['loss'] / record.window['steps']:.3f}"
+                metrics.write(_training_row(step, config.batch_size, record, grad_norm))
+            if step % config.eval_every == 0 or step == config.num_steps:
+                began = time.perf_counter()
+                accuracy, loss = program.evaluate(
+                    state.params,
+                    sources["validation"],
+                    config.eval_examples,
+                    progress,
+                    f"{label}: validating",
+                )
+                metrics.write({"step": step, "split": "validation", "accuracy": accuracy, "loss": loss})
+                progress.say(f"{label}: step {step:,}  validation accuracy {accuracy:.2f} %  loss {loss:.4f}")
+                if (accuracy, -loss) > (record.best_accuracy, -record.best_loss):
+                    record.best_step, record.best_accuracy, record.best_loss = step, accuracy, loss
+                    best_params = _copy(state.params)
+                record.seconds += time.perf_counter() - began
+            if step % config.save_every == 0 or step == config.num_steps or asked:
+                save()
+            if asked:
+                raise Interrupted(run_dir, step)
+
+        accuracy, loss = program.evaluate(best_params, sources["test"], None, progress, f"{label}: testing")
+    summary = {
+        "task": config.task,
+        "mixer": config.mixer,
+        "seed": config.seed,
+        "length": config.length,
+        "num_steps": config.num_steps,
+        "batch_size": config.batch_size,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "best_step": record.best_step,
+        "validation_accuracy": record.best_accuracy,
+        "num_parameters": num_parameters(best_params),
+        "examples_per_second": config.batch_size / metrics.median_step_seconds(),
+        "seconds": record.seconds,
+        "peak_bytes": peak_bytes(compiled),
+        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "data": {"dataset": sources["train"].manifest["dataset"], **sources["train"].manifest["metadata"]},
+        "environment": environment(),
+    }
+    write_json(run_dir / "summary.json", summary)
+    return summary
+
+
+def evaluate(
+    run_dir: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    length: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluates the best parameters of a run on all examples of a split.
+
+    Args:
+      run_dir: folder of a run that has at least one checkpoint.
+      split: "train", "validation" or "test".
+      length: tokens an input is cut to; None means the run's own.
+      data_dir: folder of all datasets, as in `lra_tasks.prepare`.
+      progress: shows what is under way; None for silence.
+
+    Returns:
+      `accuracy` in percent, `loss`, `num_examples`, and the `step` of the parameters.
+
+    Raises:
+      UsageError: if there is no run or no checkpoint, or for a length beyond the model's positions.
+    """
+    run_dir = Path(run_dir)
+    config = read_config(run_dir)
+    task = get_task(config.task)
+    source = data.load(task, split, data_dir, config=config.dataset)
+    program = Program(config, task)
+    state = program.init()
+    with contextlib.closing(Checkpoints(run_dir / "checkpoints")) as checkpoints:
+        restored = checkpoints.restore({"state": state, "best_params": state.params})
+    if restored is None:
+        raise UsageError(f"The run in {run_dir} has no checkpoint yet. `lra train` goes on with it.")
+    tree, record = restored
+    accuracy, loss = program.evaluate(
+        tree["best_params"], source, None, progress or Silent(), "evaluating", length=length
+    )
+    return {"accuracy": accuracy, "loss": loss, "num_examples": len(source), "step": record["best_step"]}
+
+
+def _copy(params: Any) -> Any:
+    """Arrays of their own: the next step donates those of the state."""
+    return jax.tree.map(jnp.copy, params)
+
+
+def _training_row(step: int, batch_size: int, record: Record, grad_norm: float) -> dict[str, Any]:
+    """Returns the row for the steps since the last one, and begins to count anew."""
+    window, steps = record.window, record.window["steps"]
+    row = {
+        "step": step,
+        "split": "train",
+        "accuracy": 100.0 * window["correct"] / (steps * batch_size),
+        "loss": window["loss"] / steps,
+        "grad_norm": grad_norm,
+        "step_seconds": statistics.median(record.step_seconds),
+    }
+    record.window = dict.fromkeys(window, 0.0)
+    record.step_seconds = []
+    return row
+
+
+def _claim(run_dir: Path, config: Config) -> None:
+    """Makes the run's folder with its configuration, or checks that it holds a run of the same one."""
+    path = run_dir / "config.json"
+    if path.is_file():
+        changed = differences(read_config(run_dir), config)
+        if changed:
+            raise UsageError(
+                f"{run_dir} holds a run of another configuration; nothing was changed. It differs in"
+                f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one."
+            )
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if any(run_dir.iterdir()):
+            raise UsageError(f"{run_dir} is not empty and holds no run. Give another folder for this one.")
+        write_json(run_dir / "env.json", environment())
+        replace(path, to_json(config))
+    except OSError as error:
+        raise UsageError(f"The run's folder {run_dir} cannot be written: {error}.") from error
+
+
+def _not_finite(
+    run_dir: Path, step: int, loss: float, grad_norm: float, indices: np.ndarray, saved: int | None
+) -> UsageError:
+    kept = f"The checkpoint of step {saved} is kept." if saved else "No checkpoint had been saved yet."
+    return UsageError(
+        f"The loss of step {step} is {loss} and its gradient's norm {grad_norm}, so training stopped in"
+        f" {run_dir}. Its batch holds the training examples {', '.join(map(str, indices.tolist()))}. {kept}"
+        " A lower --optimizer.learning-rate or a longer --optimizer.warmup-steps often helps."
+    )
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[list[int]]:
+    """Yields a list that gets the signal's number when the user asks the run to end.
+
+    The first Ctrl-C or SIGTERM is a request, honoured after the step under way; a second one acts at once.
+    Outside the main thread Python takes no signals, and the list stays empty.
+    """
+    asked: list[int] = []
+    earlier: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, earlier[number])
+
+    if threading.current_thread() is threading.main_thread():
+        earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

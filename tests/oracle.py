@@ -1,0 +1,124 @@
+"""HRR attention in float64 NumPy, from its definitions: index sums and linear systems, no FFT.
+
+Everything here is analytic where it is smooth and takes complex numbers, so that `gradients` can take
+complex steps, whose derivatives carry no difference error: Im f(x + i h) / h.
+"""
+
+import numpy as np
+
+STEP = 1e-30
+
+
+def bind(x, y):
+    """Σ_i x[i] · y[(j - i) mod H]."""
+    size = x.shape[-1]
+    j, i = np.indices((size, size))
+    return np.einsum("...i,...ji->...j", x, y[..., (j - i) % size])
+
+
+def involution(x):
+    """x[-j mod H]."""
+    return x[..., -np.arange(x.shape[-1]) % x.shape[-1]]
+
+
+def circulant(x):
+    """The matrix C with x ⊛ y = C y."""
+    size = x.shape[-1]
+    j, m = np.indices((size, size))
+    return x[..., (j - m) % size]
+
+
+def impulse(size):
+    return np.eye(size)[0]
+
+
+def inverse(x):
+    """The solution y of x ⊛ y = impulse."""
+    return np.linalg.solve(circulant(x), np.broadcast_to(impulse(x.shape[-1])[:, None], (*x.shape, 1)))[
+        ..., 0
+    ]
+
+
+def pseudo_inverse(x, tolerance=1e-6):
+    """The same in the sense of least squares, singular values below `tolerance` of the largest left out."""
+    return np.linalg.pinv(circulant(x), rcond=tolerance)[..., 0]
+
+
+def dft_matrix(size):
+    """W with F(x)[k] = Σ_j x[j] exp(-2πi jk / H)."""
+    return np.exp(-2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size)
+
+
+def unitary_projection(x, tolerance=1e-6):
+    """F / |F|, or 1 where |F| is below `tolerance` of the largest, and the Jacobian of that, (H, H)."""
+    transform = dft_matrix(len(x))
+    back = np.linalg.inv(transform)
+    spectrum = transform @ x
+    size = np.abs(spectrum)
+    regular = size > tolerance * max(size.max(), 1e-300)
+    size = np.where(regular, size, 1.0)
+    phase = np.where(regular, spectrum / size, 1.0)
+    turning = np.imag(np.conj(phase)[:, None] * transform) / size[:, None]  # angle moved by each entry of x
+    return (back @ phase).real, (back @ (1j * (phase * regular)[:, None] * turning)).real
+
+
+def cosine(x, y):
+    """⟨x, y⟩ / (‖x‖ ‖y‖), and 0, a constant, where x or y is 0."""
+    singular = np.all(x.real == 0, axis=-1) | np.all(y.real == 0, axis=-1)
+    squares = np.sum(x * x, axis=-1) * np.sum(y * y, axis=-1)
+    return np.where(singular, 0.0, np.sum(x * y, axis=-1) / np.sqrt(np.where(singular, 1.0, squares)))
+
+
+def hrr_attention(
+    query, key, value, mask=None, inverse="approximate", rescale=False, temperature=1.0, output="weighted"
+):
+    """(output (..., T, N, H), weights (..., N, T)); the mask has shape (..., T)."""
+    cue = {"approximate": involution, "exact": globals()["inverse"]}[inverse](query)
+    length = query.shape[-3]
+    mask = np.ones(query.shape[:-2], bool) if mask is None else np.broadcast_to(mask, query.shape[:-2])
+    bound = bind(key, value)
+    memory = 0.0
+    for t in range(length):
+        memory = memory + np.where(mask[..., t, None, None], bound[..., t, :, :], 0.0)
+    unbound = bind(cue, memory[..., None, :, :])
+    scores = cosine(value, unbound) / temperature
+    exponentials = np.where(mask[..., None], np.exp(scores - scores.real.max()), 0.0)
+    total = 0.0
+    for t in range(length):
+        total = total + exponentials[..., t, :]
+    count = mask.sum(axis=-1)[..., None, None]
+    weights = exponentials / np.where(count > 0, total[..., None, :], 1.0)
+    if rescale:
+        weights = weights * count
+    if output == "weighted":
+        out = weights[..., None] * value
+    else:
+        absent = np.all(unbound.real == 0, axis=-1, keepdims=True) | ~mask[..., None, None]
+        mean_square = np.where(absent, 1.0, np.mean(unbound * unbound, axis=-1, keepdims=True))
+        out = np.where(absent, 0.0, unbound / np.sqrt(mean_square))
+    return out, np.swapaxes(weights, -1, -2)
+
+
+def gradients(query, key, value, out_cotangent, weights_cotangent, **variant):
+    """Gradients of ⟨out, out_cotangent⟩ + ⟨weights, weights_cotangent⟩ in query, key and value.
+
+    One complex step for every token and feature of each input, taken in all sequences and heads at once,
+    which do not touch each other.
+    """
+    inputs = [np.asarray(x, np.complex128) for x in (query, key, value)]
+    length, _, size = query.shape[-3:]
+    result = []
+    for position, x in enumerate(inputs):
+        gradient = np.zeros(x.shape)
+        for t in range(length):
+            stepped = np.repeat(x[None], size, axis=0)
+            for feature in range(size):
+                stepped[feature, ..., t, :, feature] += 1j * STEP
+            arguments = [np.broadcast_to(y, stepped.shape) for y in inputs]
+            arguments[position] = stepped
+            out, weights = hrr_attention(*arguments, **variant)
+            slope = np.einsum("f...tnh,...tnh->f...n", out.imag / STEP, out_cotangent)
+            slope = slope + np.einsum("f...nt,...nt->f...n", weights.imag / STEP, weights_cotangent)
+            gradient[..., t, :, :] = np.moveaxis(slope, 0, -1)
+        result.append(gradient)
+    return result

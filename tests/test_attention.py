@@ -1,0 +1,467 @@
+"""`hrr_attention` against the oracle, under padding and scaling, by its cost, and what it refuses."""
+
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from hrrformer import hrr_attention
+from hrrformer.spectral import resolve_implementation
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+IMPLEMENTATIONS = ("fft", "dft")
+SHAPE = (2, 13, 3, 7)  # B, T, N, H: distinct primes
+MASK = np.arange(13) < np.array([[13], [8]])
+VARIANTS = {
+    "paper": {},
+    "exact": {"inverse": "exact"},
+    "rescale": {"rescale": True},
+    "temperature": {"temperature": 0.3},
+    "temperature a head": {"temperature": np.array([0.2, 1.0, 3.0])},
+    "unbound": {"output": "unbound", "temperature": 0.5},
+    "exact unbound rescale": {"inverse": "exact", "output": "unbound", "rescale": True},
+}
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2, "float32": 1e-5, "float64": 1e-12}
+
+
+def draw(shape=SHAPE, seed=0, dtype="float32"):
+    """Query, key, value and the two cotangents, rounded to `dtype`, as float64."""
+    rng = np.random.default_rng(seed)
+    *batch, length, heads, _ = shape
+    arrays = [rng.normal(size=shape) for _ in range(4)] + [rng.normal(size=(*batch, heads, length))]
+    return [x.astype(jnp.dtype(dtype)).astype(np.float64) for x in arrays[:4]] + arrays[4:]
+
+
+def pull_back(inputs, out_cotangent, weights_cotangent, mask, variant, **static):
+    """Output, weights, and the gradients of ⟨out, cotangent⟩ + ⟨weights, cotangent⟩."""
+
+    def function(query, key, value):
+        return hrr_attention(query, key, value, mask=mask, return_weights=True, **variant, **static)
+
+    results, vjp = jax.vjp(function, *inputs)
+    return *results, *vjp(
+        (out_cotangent.astype(results[0].dtype), weights_cotangent.astype(results[1].dtype))
+    )
+
+
+jitted = jax.jit(pull_back, static_argnames=("inverse", "implementation", "rescale", "output", "precision"))
+
+
+def run(arrays, mask=None, dtype="float32", **variant):
+    """The above, compiled, with inputs of `dtype`."""
+    wide = "float64" if dtype == "float64" else "float32"
+    static = {name: x for name, x in variant.items() if name != "temperature"}
+    traced = {}
+    if "temperature" in variant:
+        traced["temperature"] = jnp.asarray(variant["temperature"], wide)
+    inputs = [jnp.asarray(x, dtype) for x in arrays[:3]]
+    cotangents = [jnp.asarray(x, wide) for x in arrays[3:]]
+    return jitted(inputs, *cotangents, None if mask is None else jnp.asarray(mask), traced, **static)
+
+
+@functools.cache
+def expected(name, shape=SHAPE, masked=True, dtype="float64", seed=0):
+    arrays = draw(shape, seed, dtype)
+    mask = MASK if masked else None
+    out, weights = oracle.hrr_attention(*arrays[:3], mask=mask, **VARIANTS[name])
+    return arrays, mask, (out, weights, *oracle.gradients(*arrays, mask=mask, **VARIANTS[name]))
+
+
+def error(found, reference):
+    found, reference = np.asarray(found, np.float64), np.asarray(reference, np.float64)
+    assert found.shape == reference.shape
+    return np.linalg.norm(found - reference) / max(np.linalg.norm(reference), 1e-30)
+
+
+def assert_near(found, reference, tolerance):
+    for name, x, y in zip(("out", "weights", "d query", "d key", "d value"), found, reference, strict=True):
+        assert error(x, y) <= tolerance, f"{name}: {error(x, y):.1e}"
+
+
+# The oracle.
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_value_and_gradient_are_the_oracles(name, dtype, implementation, x64):
+    arrays, mask, reference = expected(name, dtype=dtype)
+    found = run(arrays, mask, dtype, implementation=implementation, **VARIANTS[name])
+    assert {x.dtype for x in found} == {jnp.dtype(dtype)}
+    assert_near(found, reference, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", ["paper", "exact unbound rescale"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_rounded_once(name, dtype, implementation):
+    arrays, mask, reference = expected(name, dtype=dtype)
+    found = run(arrays, mask, dtype, implementation=implementation, **VARIANTS[name])
+    assert [x.dtype for x in found] == [jnp.dtype(d) for d in (dtype, "float32", dtype, dtype, dtype)]
+    assert_near(found, reference, TOLERANCE[dtype])
+    assert error(found[1], reference[1]) <= 1e-5  # the weights are float32 all along
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    "shape",
+    [(5, 3, 8), (2, 1, 3, 2, 5), (1, 1, 2, 7), (2, 5, 2, 1), (2, 5, 2, 2), (1, 3, 2, 64), (1, 2, 1, 97)],
+    ids=str,
+)
+def test_shapes(shape, implementation):
+    arrays, _, reference = expected("paper", shape, masked=False, dtype="float32")
+    found = run(arrays, implementation=implementation)
+    if shape[-1] == 1:  # a cosine in one dimension is a sign: its gradient is rounding error
+        assert all(error(found[i], reference[i]) <= 1e-5 for i in (0, 1, 4))
+        assert np.abs(np.stack(found[2:4])).max() < 1e-5
+    elif shape[-3] == 1:  # a single weight is 1 whatever query and key say
+        assert all(error(found[i], reference[i]) <= 1e-6 for i in (0, 1, 4))
+        assert np.abs(np.stack(found[2:4])).max() < 1e-6
+    else:
+        assert_near(found, reference, 1e-5)
+
+
+def test_vmap_is_the_batch():
+    arrays, mask, _ = expected("paper", dtype="float32")
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in arrays[:3])
+    batched = jax.vmap(lambda q, k, v, mask: hrr_attention(q, k, v, mask=mask))(q, k, v, jnp.asarray(mask))
+    assert error(batched, hrr_attention(q, k, v, mask=jnp.asarray(mask))) < 1e-6
+
+
+class Variants(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_jit(self):
+        with jax.enable_x64(False):
+            arrays, mask, reference = expected("paper", dtype="float32")
+            function = self.variant(
+                functools.partial(hrr_attention, return_weights=True), static_argnames="implementation"
+            )
+            inputs = (jnp.asarray(x, jnp.float32) for x in arrays[:3])
+            out, weights = function(*inputs, mask=jnp.asarray(mask))
+        assert error(out, reference[0]) < 1e-5
+        assert error(weights, reference[1]) < 1e-5
+
+
+def test_return_weights():
+    arrays, mask, reference = expected("rescale", dtype="float32")
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in arrays[:3])
+    for variant in ({}, {"rescale": True}, {"output": "unbound"}):
+        alone = hrr_attention(q, k, v, mask=jnp.asarray(mask), **variant)
+        out, weights = hrr_attention(q, k, v, mask=jnp.asarray(mask), return_weights=True, **variant)
+        np.testing.assert_array_equal(alone, out)
+        assert weights.shape == (2, 3, 13)
+        total = np.array([13.0, 8.0])[:, None] if variant.get("rescale") else 1.0
+        np.testing.assert_allclose(weights.sum(-1), np.broadcast_to(total, (2, 3)), rtol=1e-5)
+        np.testing.assert_array_equal(weights[1, :, 8:], 0.0)
+    assert reference[1].max() > 1.0
+
+
+def test_unbound_output_has_root_mean_square_one():
+    arrays, mask, _ = expected("unbound", dtype="float32")
+    out = np.asarray(run(arrays, mask, output="unbound")[0], np.float64)
+    np.testing.assert_allclose(np.sqrt(np.mean(out**2, axis=-1))[mask], 1.0, rtol=1e-5)
+    assert not out[~mask].any()
+
+
+def test_temperature_forms_agree(untyped):
+    arrays, mask, _ = expected("paper", dtype="float32")
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in arrays[:3])
+    call = functools.partial(hrr_attention, q, k, v, mask=jnp.asarray(mask))
+    reference = call(temperature=0.5)
+    for temperature in (jnp.asarray(0.5), jnp.full((3,), 0.5), jnp.full((2, 1, 3), 0.5), jnp.full((1,), 0.5)):
+        assert error(call(temperature=temperature), reference) < 1e-6
+    assert error(call(temperature=jnp.asarray(1.0)), call()) < 1e-6
+    assert error(call(temperature=2), call(temperature=2.0)) == 0.0
+    assert error(call(temperature=0.5), call()) > 1e-2
+
+
+# Padding.
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", ["paper", "temperature", "exact unbound rescale"])
+def test_padding_changes_nothing(name, implementation):
+    shape = (2, 5, 3, 7)
+    arrays = draw(shape, seed=3)
+    rng = np.random.default_rng(4)
+    variant = {**VARIANTS[name], "implementation": implementation}
+    reference = run(arrays, np.ones((2, 5), bool), **variant)
+    assert_near(run(arrays, **variant), reference, 1e-6)  # an all-true mask is no mask
+    for garbage in (0.0, 1.0, 1e4, 1e15):
+        padded = [np.concatenate([x, garbage * rng.normal(size=(2, 8, 3, 7))], axis=1) for x in arrays[:3]]
+        padded.append(np.concatenate([arrays[3], rng.normal(size=(2, 8, 3, 7))], axis=1))
+        padded.append(np.concatenate([arrays[4], rng.normal(size=(2, 3, 8))], axis=2))
+        mask = np.broadcast_to(np.arange(13) < 5, (2, 13))
+        out, weights, *slopes = run(padded, mask, **variant)
+        real = (out[:, :5], weights[..., :5], *(x[:, :5] for x in slopes))
+        assert_near(real, reference, 2e-6)
+        for x in (out[:, 5:], weights[..., 5:], *(x[:, 5:] for x in slopes)):
+            np.testing.assert_array_equal(x, 0.0)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", ["paper", "exact unbound rescale"])
+def test_a_sequence_without_valid_tokens_is_zero(name, implementation):
+    arrays = draw(seed=5)
+    mask = np.array([[False] * 13, [True] * 13])
+    found = run(arrays, mask, implementation=implementation, **VARIANTS[name])
+    for x in found:
+        np.testing.assert_array_equal(x[0], 0.0)
+        assert np.isfinite(x).all()
+        assert np.any(x[1])
+
+
+@pytest.mark.parametrize("temperature", [1e-15, 1e-6, 1e6, 1e15])
+def test_extreme_temperatures_with_masked_garbage(temperature):
+    arrays = draw(seed=6)
+    for x in arrays[:3]:
+        x[~MASK] *= 1e4
+
+    def loss(q, k, v, temperature):
+        out = hrr_attention(q, k, v, mask=jnp.asarray(MASK), temperature=temperature)
+        return jnp.sum(out * jnp.asarray(arrays[3], jnp.float32))
+
+    inputs = [jnp.asarray(x, jnp.float32) for x in arrays[:3]]
+    slopes = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*inputs, jnp.float32(temperature))
+    assert all(np.isfinite(x).all() for x in slopes)
+    weights = run(arrays, MASK, temperature=temperature)[1]
+    np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
+    if temperature > 1:  # uniform over the valid tokens
+        np.testing.assert_allclose(weights[0], 1 / 13, rtol=1e-5)
+        np.testing.assert_allclose(weights[1, :, :8], 1 / 8, rtol=1e-5)
+    else:  # the best score takes all
+        np.testing.assert_allclose(weights.max(-1), 1.0, rtol=1e-5)
+
+
+def test_mask_forms_agree():
+    arrays = draw(seed=7)
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in arrays[:3])
+    attend = jax.jit(hrr_attention)
+    one = jnp.asarray(MASK[1:])
+    reference = attend(q, k, v, mask=jnp.tile(one, (2, 1)))
+    for mask in (one, one[:, None, None, :], jnp.tile(one, (2, 1))[:, None, None, :]):
+        np.testing.assert_array_equal(attend(q, k, v, mask=mask), reference)
+    for mask in (one[0], one[0][None, None, :]):
+        assert error(attend(q[0], k[0], v[0], mask=mask), reference[0]) < 1e-6
+    two = jnp.asarray(MASK)
+    long = attend(q[:, None], k[:, None], v[:, None], mask=two[:, None])
+    assert error(long[:, 0], attend(q, k, v, mask=two[:, None, None])) < 1e-6
+
+
+# Where a cosine is singular, and scales.
+
+
+@pytest.mark.parametrize("which", [(0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_zero_vectors(which, everywhere):
+    arrays = draw((2, 5, 3, 7), seed=8)
+    for i in which:
+        arrays[i][:, slice(None) if everywhere else slice(1, 3)] = 0.0
+    for implementation in IMPLEMENTATIONS:
+        found = run(arrays, implementation=implementation)
+        assert all(np.isfinite(x).all() for x in found)
+        reference = oracle.hrr_attention(*arrays[:3])
+        assert all(error(x, y) <= 1e-5 for x, y in zip(found, reference, strict=False))
+        for x, y in zip(found[2:], oracle.gradients(*arrays), strict=True):
+            assert np.linalg.norm(x - y) <= 1e-5 * max(np.linalg.norm(y), 1.0)
+        exact = run(arrays, implementation=implementation, inverse="exact", output="unbound")
+        assert all(np.isfinite(x).all() for x in exact)
+
+
+@pytest.mark.parametrize("inverse", ["approximate", "exact"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_do_not_depend_on_scale(dtype, inverse):
+    arrays = draw(seed=9, dtype=dtype)
+    reference = run(arrays, MASK, dtype, inverse=inverse)
+    for which in ((0,), (1,), (2,), (0, 1, 2)):
+        for scale in (2.0**-40, 1e-6, 1e6, 2.0**40):
+            scaled = [x * scale if i in which else x for i, x in enumerate(arrays)]
+            out, weights, *slopes = run(scaled, MASK, dtype, inverse=inverse)
+            rounding = 1e-4 if dtype == "float32" or scale in (2.0**-40, 2.0**40) else 2e-2
+            assert error(weights, reference[1]) <= rounding
+            ratio = scale if 2 in which else 1.0
+            assert error(np.float64(out) / ratio, reference[0]) <= max(rounding, 1e-2)
+            assert all(np.isfinite(x).all() for x in slopes)
+
+
+def test_each_token_has_its_own_scale():
+    """The query and value lengths of every token are divided out, not those of the whole sequence."""
+    arrays = draw(seed=10)
+    lengths = 2.0 ** np.random.default_rng(0).integers(-30, 30, size=(2, 13, 3, 1))
+    reference = run(arrays, MASK)
+    scaled = [arrays[0] * lengths, *arrays[1:]]
+    assert error(run(scaled, MASK)[1], reference[1]) < 1e-5
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_second_derivatives(implementation):
+    arrays = draw((4, 2, 5), seed=11)
+    inputs = [jnp.asarray(x, jnp.float32) for x in arrays[:3]]
+    direction = [jnp.asarray(x, jnp.float32) for x in draw((4, 2, 5), seed=12)[:3]]
+
+    def energy(*x):
+        return jnp.sum(jnp.square(hrr_attention(*x, implementation=implementation)))
+
+    slope = jax.grad(energy, argnums=(0, 1, 2))
+    _, second = jax.jit(lambda x, d: jax.jvp(slope, tuple(x), tuple(d)))(inputs, direction)
+    slope = jax.jit(slope)
+    ends = [slope(*(x + s * 1e-2 * d for x, d in zip(inputs, direction, strict=True))) for s in (1, -1)]
+    for x, up, down in zip(second, *ends, strict=True):
+        assert error(x, (up - down) / 2e-2) < 2e-2
+    zeros = [jnp.zeros_like(x) for x in inputs]
+    _, second = jax.jvp(slope, tuple(zeros), tuple(direction))
+    assert all(np.isfinite(x).all() for x in second)
+
+
+# Refusals: the messages as users see them, without the tests' run-time type checks.
+
+X = np.zeros(SHAPE, np.float32)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (13, 13),
+        (2, 1, 13, 13),
+        (2, 3, 13, 13),
+        (2, 12),
+        (3, 13),
+        (13,),
+        (2, 13, 1),
+        (2, 3, 1, 13),
+        (2, 1, 13, 1),
+    ],
+)
+def test_refused_mask_shapes(shape, untyped):
+    with pytest.raises(ValueError, match=rf"mask must be a key-padding .*got {re.escape(str(shape))}"):
+        hrr_attention(X, X, X, mask=jnp.ones(shape, bool))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.float32])
+def test_refused_mask_dtypes(dtype, untyped):
+    with pytest.raises(TypeError, match=f"mask must be boolean.*got dtype {jnp.dtype(dtype)}"):
+        hrr_attention(X, X, X, mask=jnp.ones((2, 13), dtype))
+
+
+def test_refused_inputs(untyped):
+    for name in ("key", "value"):
+        shorter = {"query": X, "key": X, "value": X, name: X[:, :5]}
+        with pytest.raises(ValueError, match=rf"{name} must have .*got \(2, 5, 3, 7\).*cross-attention"):
+            hrr_attention(**shorter)
+        with pytest.raises(ValueError, match=rf"{name} must have the shape of query.*\(2, 13, 3, 5\)\.$"):
+            hrr_attention(**{**shorter, name: X[..., :5]})
+    for name in ("query", "key", "value"):
+        for dtype in (jnp.int32, jnp.complex64):
+            with pytest.raises(TypeError, match=f"{name} must be real floating point; got dtype"):
+                hrr_attention(**{"query": X, "key": X, "value": X, name: jnp.asarray(X).astype(dtype)})
+    with pytest.raises(ValueError, match="query must have shape"):
+        hrr_attention(X[0, 0], X[0, 0], X[0, 0])
+    for index in (1, 2, 3):
+        empty = np.take(X, [], axis=index)
+        with pytest.raises(ValueError, match="at least one token, head and feature"):
+            hrr_attention(empty, empty, empty)
+
+
+def test_refused_names_and_temperatures(untyped):
+    with pytest.raises(ValueError, match=r"inverse must be one of .*got 'pseudo'"):
+        hrr_attention(X, X, X, inverse="pseudo")
+    with pytest.raises(ValueError, match=r"output must be one of .*got 'sum'"):
+        hrr_attention(X, X, X, output="sum")
+    with pytest.raises(ValueError, match="implementation must be None or one of 'fft', 'dft'; got 'cuda'"):
+        hrr_attention(X, X, X, implementation="cuda")
+    for temperature in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            hrr_attention(X, X, X, temperature=temperature)
+    for shape in ((13,), (13, 3), (2, 1, 1, 3)):  # none of them is one a head or sequence
+        with pytest.raises(ValueError, match=r"temperature must broadcast to \(2, 1, 3\)"):
+            hrr_attention(X, X, X, temperature=jnp.ones(shape))
+    with pytest.raises(ValueError, match="temperature must broadcast"):
+        hrr_attention(X[:, :, :1], X[:, :, :1], X[:, :, :1], temperature=jnp.ones(4))
+
+
+# Cost.
+
+
+def primitives(size, **options):
+    x = jax.ShapeDtypeStruct((2, 3, 2, size), jnp.float32)
+    jaxpr = str(jax.make_jaxpr(functools.partial(hrr_attention, **options))(x, x, x))
+    return " fft[" in jaxpr or "fft " in jaxpr, "dot_general" in jaxpr
+
+
+@pytest.mark.parametrize("size", [8, 64, 65, 512])
+def test_the_implementation_is_obeyed(size):
+    assert primitives(size, implementation="fft") == (True, False)
+    assert primitives(size, implementation="dft") == (False, True)
+    assert primitives(size, implementation="dft", output="unbound") == (False, True)
+    assert primitives(size, implementation="fft", output="unbound") == (True, False)
+    assert primitives(size) == primitives(size, implementation=resolve_implementation(None, size))
+
+
+def test_the_choice_by_size(monkeypatch):
+    for platform, largest in (("cpu", 64), ("gpu", 256), ("tpu", 256)):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        assert resolve_implementation(None, largest) == "dft"
+        assert resolve_implementation(None, largest + 1) == "fft"
+
+
+def compiled_gradient(length, implementation):
+    def loss(q, k, v, mask):
+        return jnp.sum(jnp.square(hrr_attention(q, k, v, mask=mask, implementation=implementation)))
+
+    x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, length), jnp.bool_)
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x, mask).compile()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_memory_is_linear_in_length(implementation):
+    single, double = (compiled_gradient(length, implementation) for length in (2053, 4106))
+    ratio = double.memory_analysis().temp_size_in_bytes / single.memory_analysis().temp_size_in_bytes
+    assert 1.5 < ratio < 2.2
+    assert re.search(r"2053,2,8\]", single.as_text())
+    assert not re.search(r"\[[^\]]*2053[^\]]*,2053[^\]]*\]", single.as_text())
+
+
+def test_no_retrace_for_equal_shapes():
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def function(q, k, v, mask, temperature):
+        return hrr_attention(q, k, v, mask=mask, temperature=temperature)
+
+    for seed in range(3):
+        q, k, v = (jnp.asarray(x, jnp.float32) for x in draw(seed=seed)[:3])
+        function(q, k, v, jnp.asarray(MASK), jnp.float32(seed + 1))
+
+
+@pytest.mark.parametrize("axis", ["batch", "length"])
+def test_four_devices_equal_one(axis):
+    assert jax.device_count() >= 4
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    spec = PartitionSpec("data") if axis == "batch" else PartitionSpec(None, "data")
+    sharding = NamedSharding(mesh, spec)
+    arrays = draw((4, 8, 2, 8), seed=13)
+    mask = jnp.asarray(np.arange(8) < np.array([[8], [3], [5], [1]]))
+    inputs = [jnp.asarray(x, jnp.float32) for x in arrays[:3]]
+
+    def loss(q, k, v, mask):
+        out = hrr_attention(q, k, v, mask=mask, implementation="dft")
+        return jnp.sum(jnp.square(out)), out
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+    reference = jax.tree.leaves(step(*inputs, mask))
+    sharded = [jax.device_put(x, sharding) for x in (*inputs, mask)]
+    text = step.lower(*sharded).compile().as_text()
+    assert "all-gather" not in text
+    assert ("all-reduce" in text) == (axis == "length")
+    for x, y in zip(jax.tree.leaves(step(*sharded)), reference, strict=True):
+        assert x.sharding.is_equivalent_to(sharding, 4)
+        assert error(x, y) < 1e-6
