@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lra_tasks.config import Config, ModelConfig, OptimizerConfig, Settings, preset
-from lra_tasks.errors import UsageError
+from lra_tasks.errors import Interrupted, UsageError
 from lra_tasks.tasks import get_task
 
 if TYPE_CHECKING:
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from lra_tasks.model import Classifier
     from lra_tasks.progress import Progress
     from lra_tasks.reporting import Report, report
-    from lra_tasks.training import Interrupted, evaluate, train
+    from lra_tasks.training import evaluate, train
 
 # Imported at first use: they need JAX and Flax, and `lra --help` must answer at once.
 _HOMES = {
     "Classifier": "model",
-    "Interrupted": "training",
     "Mixer": "mixers",
     "MixerSpec": "mixers",
     "Progress": "progress",

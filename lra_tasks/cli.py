@@ -1,16 +1,17 @@
 """The `lra` command: one dataclass a subcommand. JAX and Flax are imported when a subcommand runs."""
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import tyro
 
 from lra_tasks.config import PRESETS, Config, Settings, preset
-from lra_tasks.errors import UsageError, unknown_name
+from lra_tasks.errors import Interrupted, UsageError, unknown_name
 from lra_tasks.tasks import TASKS, get_task
 
 Positional = tyro.conf.Positional
@@ -30,7 +31,7 @@ class ListTasks:
     def run(self) -> None:
         from lra_tasks.mixers import MIXERS
 
-        _print_table(
+        print_table(
             ("task", "tokens", "classes", "train / validation / test"),
             [
                 (task.name, f"{task.length:,}", str(task.num_classes), _counts(task.num_examples.values()))
@@ -38,7 +39,7 @@ class ListTasks:
             ],
         )
         print()
-        _print_table(("preset", "what it is for"), list(PRESETS.items()))
+        print_table(("preset", "what it is for"), list(PRESETS.items()))
         print(f"\nmixers: {', '.join(MIXERS)}; or your own, as package.module:Class")
 
 
@@ -162,7 +163,7 @@ class Compare:
                 data_dir=self.data_dir,
                 progress=progress,
             )
-        _print_report(result, out_dir)
+        print_report(result, out_dir)
 
 
 @dataclasses.dataclass
@@ -175,7 +176,7 @@ class MakeReport:
     def run(self) -> None:
         from lra_tasks.reporting import report
 
-        _print_report(report(self.out_dir), self.out_dir)
+        print_report(report(self.out_dir), self.out_dir)
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -186,30 +187,36 @@ COMMANDS: dict[str, type[Command]] = {
     "compare": Compare,
     "report": MakeReport,
 }
-_NAMES = tuple(COMMANDS)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; exits with 2 on what the user can mend, with 130 on a second Ctrl-C."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns what a command line may raise into a message on standard error and an exit code.
+
+    2 for what the user can mend; 0 for a run that was asked to end and has saved itself; 130 for a Ctrl-C
+    that nothing was waiting for; 1 where the reader of the output has left, `| head` for example.
+    """
     try:
-        command = _parse(arguments)
-        if command is not None:
-            command.run()
+        yield
     except UsageError as error:
         print(f"lra: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # the reader of our output has left, `| head` for example
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except Interrupted as error:
+        print(f"lra: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
-        from lra_tasks.training import Interrupted
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        sys.exit(1)
 
-        if not isinstance(error, Interrupted):
-            raise
-        print(f"lra: {error}", file=sys.stderr)
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; for exit codes see `exit_codes`."""
+    with exit_codes():
+        command = _parse(list(sys.argv[1:] if arguments is None else arguments))
+        if command is not None:
+            command.run()
+        sys.stdout.flush()
 
 
 def _parse(arguments: list[str]) -> Command | None:
@@ -226,7 +233,7 @@ def _parse(arguments: list[str]) -> Command | None:
         prog=f"lra {name}",
         args=rest,
         default=None if default is None else default(*_task_and_preset(rest)),
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
 
 
@@ -268,7 +275,8 @@ def _counts(numbers: Any) -> str:
     return " / ".join(f"{number:,}" for number in numbers)
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
+    """Prints a plain table that fits the terminal; with `numbers`, all columns but the first to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -282,10 +290,11 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, number
     console.print(table)
 
 
-def _print_report(result: Any, out_dir: Path) -> None:
+def print_report(result: Any, out_dir: Path) -> None:
+    """Prints a `lra_tasks.Report`: the table, the reference lines and what was run."""
     from lra_tasks.reporting import COLUMNS
 
-    _print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
+    print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
     print()
     for name, accuracy in result.references.items():
         print(f"{accuracy:8.2f} %  {name}")

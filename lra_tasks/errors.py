@@ -1,4 +1,4 @@
-"""The one error a user can mend: its message is a whole paragraph, and the command line exits with 2."""
+"""What ends a command: an error that the user can mend, or the user's own request."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,10 @@ class UsageError(ValueError):
     Raised by every function of `lra_tasks` for bad input. The `lra` command prints the message
     without a traceback and exits with code 2; in a notebook it is an ordinary `ValueError`.
     """
+
+
+class Interrupted(Exception):
+    """A run was asked to end, by Ctrl-C or SIGTERM, and has saved all it needs to go on."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -144,7 +144,7 @@ class Classifier(nnx.Module):
         x = self.dropout(x, deterministic=deterministic, rngs=rngs)
         for block in self.blocks:
             x = block(x, mask, deterministic=deterministic, rngs=rngs)
-        if self.pooling == "cls":
+        if self.pooling != "mean":
             return x[:, 0].astype(jnp.float32)
         weights = mask.astype(jnp.float32) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
         return jnp.einsum("bt,btd->bd", weights, x.astype(jnp.float32))

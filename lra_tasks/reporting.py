@@ -191,13 +191,14 @@ def report(out_dir: str | os.PathLike[str], *, order: Sequence[str] | None = Non
     groups: dict[str, list[tuple[dict[str, Any], Path]]] = {}
     for summary, folder in summaries:
         groups.setdefault(summary["mixer"], []).append((summary, folder))
+    rows = tuple(_row(mixer, group) for mixer, group in groups.items())
     references = out_dir / "references.json"
     first = summaries[0][0]
     result = Report(
         task=first["task"],
-        rows=tuple(_row(mixer, group) for mixer, group in groups.items()),
+        rows=rows,
         references=json.loads(references.read_text()) if references.is_file() else {},
-        notes=_notes(first, [summary["seed"] for summary, _ in groups[first["mixer"]]]),
+        notes=(*_ratios(rows), *_notes(first, [summary["seed"] for summary, _ in groups[first["mixer"]]])),
         environment=first["environment"],
         data=first["data"],
     )
@@ -229,6 +230,16 @@ def _curve(folder: Path) -> tuple[tuple[int, float], ...]:
 def _shared_settings(folder: Path) -> dict[str, Any]:
     settings = json.loads((folder / "config.json").read_text())
     return {name: value for name, value in settings.items() if name not in ("mixer", "seed")}
+
+
+def _ratios(rows: Sequence[Row]) -> list[str]:
+    """Returns a sentence for every row after the first: the first's speed and memory against its."""
+    first, *others = rows
+    return [
+        f"{first.mixer} trains {first.examples_per_second / other.examples_per_second:.2g} times the examples"
+        f" per second of {other.mixer}, in {first.peak_bytes / other.peak_bytes:.2g} times its memory."
+        for other in others
+    ]
 
 
 def _notes(summary: dict[str, Any], seeds: list[int]) -> tuple[str, ...]:
@@ -281,7 +292,9 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
             color=colour,
             fontweight="bold",
         )
-    axes.set_xscale("log")
+    axes.set_xscale("log", subs=(2, 5))
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(lambda value, _: f"{value:g}")
     axes.set_xlim(low, high)
     ceiling = max([row.accuracy for row in rows] + list(references.values()))
     axes.set_ylim(0, ceiling * 1.25)

@@ -21,7 +21,7 @@ import numpy as np
 from lra_tasks import data
 from lra_tasks.checkpoint import Checkpoints
 from lra_tasks.config import Config, differences, read_config, to_json
-from lra_tasks.errors import UsageError
+from lra_tasks.errors import Interrupted, UsageError
 from lra_tasks.files import replace, write_json
 from lra_tasks.metrics import Metrics, environment
 from lra_tasks.model import num_parameters
@@ -30,13 +30,6 @@ from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
 
 VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-
-class Interrupted(Exception):
-    """The run was asked to end, by Ctrl-C or SIGTERM, and has saved everything it needs to go on."""
-
-    def __init__(self, run_dir: Path, step: int) -> None:
-        super().__init__(f"Stopped at step {step}, saved in {run_dir}. The same command goes on from there.")
 
 
 @dataclasses.dataclass
@@ -161,7 +154,9 @@ def train(
             if step % config.save_every == 0 or step == config.num_steps or asked:
                 save()
             if asked:
-                raise Interrupted(run_dir, step)
+                raise Interrupted(
+                    f"Stopped at step {step}, saved in {run_dir}. The same command goes on from there."
+                )
 
         accuracy, loss = program.evaluate(best_params, sources["test"], None, progress, f"{label}: testing")
     summary = {
