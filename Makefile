@@ -1,8 +1,9 @@
 # The commands people type. Needs Python 3.11 or newer, pip and make; everything else goes into .venv.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 # pip is silent for long stretches when its output is no terminal: show that it is alive.
-ALIVE = ( while sleep 5; do echo "... installing"; done ) & alive=$$!; trap "kill $$alive" EXIT;
+ALIVE = ( while sleep 5; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
 .PHONY: help compare test lint types readme clean
 
@@ -11,38 +12,38 @@ help:
 	@echo "make test      the whole test suite"
 	@echo "make lint      ruff;   make types: pyright"
 	@echo "make readme    the README's table, from experiments/results"
-	@echo "make clean     removes .venv, data and runs"
+	@echo "make clean     removes $(VENV), data and runs"
 
-compare: .venv/lra
+compare: $(VENV)/lra
 	@$(BIN)/python -m experiments.listops_race quick --data-dir data
 
-test: .venv/dev
+test: $(VENV)/dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-lint: .venv/dev
+lint: $(VENV)/dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: .venv/dev
+types: $(VENV)/dev
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-readme: .venv/lra
+readme: $(VENV)/lra
 	@$(BIN)/python -m experiments.readme
 
-.venv/python:
-	@echo "making .venv with $$($(PYTHON) --version)"
+$(VENV)/python:
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	@$(PYTHON) -m venv .venv
+	@$(ALIVE) $(PYTHON) -m venv $(VENV)
 	@touch $@
 
-.venv/lra: .venv/python pyproject.toml
-	@echo "installing hrrformer[lra] into .venv"
+$(VENV)/lra: $(VENV)/python pyproject.toml
+	@echo "installing hrrformer[lra] into $(VENV)"
 	@$(ALIVE) $(BIN)/python -m pip install --disable-pip-version-check -q -e '.[lra]'
 	@touch $@
 
-.venv/dev: .venv/lra
-	@echo "installing hrrformer[lra,dev] into .venv"
+$(VENV)/dev: $(VENV)/lra
+	@echo "installing hrrformer[lra,dev] into $(VENV)"
 	@$(ALIVE) $(BIN)/python -m pip install --disable-pip-version-check -q -e '.[lra,dev]'
 	@touch $@
 
 clean:
-	rm -rf .venv data runs
+	rm -rf $(VENV) data runs

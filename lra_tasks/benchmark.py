@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from lra_tasks.config import Config
-from lra_tasks.program import Program
+from lra_tasks.program import Program, memory_bytes
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
 
@@ -31,5 +31,5 @@ def compiled_temp_bytes(
         progress.show(f"{config.mixer}: compiling for T = {length:,}")
         program = Program(dataclasses.replace(config, length=length), get_task(config.task))
         compiled = program.compile(program.init())
-        sizes[length] = compiled.memory_analysis().temp_size_in_bytes
+        _, sizes[length] = memory_bytes(compiled)
     return sizes

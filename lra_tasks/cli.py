@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -16,12 +16,6 @@ from lra_tasks.tasks import TASKS, get_task
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")  # the fields of a nested dataclass become flags without a prefix
-
-
-class Command(Protocol):
-    """A subcommand, parsed."""
-
-    def run(self) -> None: ...
 
 
 @dataclasses.dataclass
@@ -78,7 +72,13 @@ class Prepare:
 class Train:
     """Train one mixer on one task, or go on with a run that was interrupted."""
 
-    config: Annotated[Config, Flat]
+    settings: Annotated[Settings, Flat]
+    task: Positional[str]
+    """Name of the task; `lra list` shows them."""
+    mixer: str = "hrr"
+    """Name of the mixer, or package.module:Class."""
+    seed: int = 0
+    """Of the parameters, the order of the examples and the dropout."""
     preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
     """Where the settings start from; every flag below changes one of them."""
     run_dir: Path | None = None
@@ -90,9 +90,10 @@ class Train:
         from lra_tasks.progress import Progress
         from lra_tasks.training import train
 
-        run_dir = self.run_dir or Path("runs", f"{self.config.task}-{self.preset}", self.config.name)
+        config = Config(task=self.task, mixer=self.mixer, seed=self.seed, **vars(self.settings))
+        run_dir = self.run_dir or Path("runs", f"{self.task}-{self.preset}", config.name)
         with Progress() as progress:
-            summary = train(self.config, run_dir, data_dir=self.data_dir, progress=progress)
+            summary = train(config, run_dir, data_dir=self.data_dir, progress=progress)
         print(
             f"{run_dir}: test accuracy {summary['test_accuracy']:.2f} %"
             f" (step {summary['best_step']:,}, the best of validation)"
@@ -179,7 +180,7 @@ class MakeReport:
         print_report(report(self.out_dir), self.out_dir)
 
 
-COMMANDS: dict[str, type[Command]] = {
+COMMANDS: dict[str, type[Any]] = {
     "list": ListTasks,
     "prepare": Prepare,
     "train": Train,
@@ -219,20 +220,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
 
 
-def _parse(arguments: list[str]) -> Command | None:
-    """Returns the subcommand with its values, or None where help was all that was asked for."""
+def _parse(arguments: list[str]) -> Any:
+    """Returns the subcommand, one of `COMMANDS`, or None where help was all that was asked for."""
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_help()
         return None
     name, *rest = arguments
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
-    default = {"train": _train_defaults, "compare": _compare_defaults}.get(name)
+    default: Any = None
+    if name in ("train", "compare"):
+        task, chosen = _task_and_preset(rest)
+        settings = preset(task or "listops", chosen)
+        default = COMMANDS[name](settings=settings, task=task or tyro.MISSING, preset=chosen)
     return tyro.cli(
         COMMANDS[name],
         prog=f"lra {name}",
         args=rest,
-        default=None if default is None else default(*_task_and_preset(rest)),
+        default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
 
@@ -250,17 +255,6 @@ def _task_and_preset(arguments: list[str]) -> tuple[str | None, str]:
     if chosen not in PRESETS:
         raise unknown_name("preset", chosen, PRESETS)
     return task, chosen
-
-
-def _train_defaults(task: str | None, chosen: str) -> Train:
-    settings = preset(task or "listops", chosen)
-    config = Config(task=task or tyro.MISSING, **vars(settings))
-    return Train(config=config, preset=chosen)  # type: ignore[arg-type]
-
-
-def _compare_defaults(task: str | None, chosen: str) -> Compare:
-    settings = preset(task or "listops", chosen)
-    return Compare(settings=settings, task=task or tyro.MISSING, preset=chosen)  # type: ignore[arg-type]
 
 
 def _print_help() -> None:
@@ -292,17 +286,18 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers
 
 def print_report(result: Any, out_dir: Path) -> None:
     """Prints a `lra_tasks.Report`: the table, the reference lines and what was run."""
+    from rich.console import Console
+
     from lra_tasks.reporting import COLUMNS
 
     print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
     print()
     for name, accuracy in result.references.items():
         print(f"{accuracy:8.2f} %  {name}")
-    print("\npublished, not measured here: ")
-    print("; ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items()))
-    print()
-    for note in result.notes:
-        print(note)
+    published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
+    console = Console(highlight=False)  # breaks lines between words
+    for paragraph in (f"Published, not measured here: {published}.", *result.notes):
+        console.print(f"\n{paragraph}", markup=False)
     print(f"\nWritten to {out_dir}: report.md, report.csv, report.json, report.png")
 
 

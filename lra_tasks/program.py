@@ -40,7 +40,7 @@ class Program:
         devices = jax.device_count()
         if config.batch_size % devices:
             raise UsageError(
-                f"--batch-size must be a multiple of the number of devices, {devices}; got {config.batch_size}."
+                f"--batch-size must be a multiple of the {devices} devices; got {config.batch_size}."
             )
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
         self._sharded = NamedSharding(mesh, PartitionSpec("data"))
@@ -141,35 +141,38 @@ def _num_correct(logits: Array, batch: dict[str, Array], weight: Array | float =
     return jnp.sum((jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32) * weight)
 
 
+def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of steps done; see `OptimizerConfig`."""
+    rate, warmup = config.learning_rate, config.warmup_steps
+
+    def rsqrt(step: Any) -> Any:
+        s = step + 1.0
+        return rate * jnp.minimum(1.0, s / max(warmup, 1)) / jnp.sqrt(jnp.maximum(s, warmup))
+
+    if config.schedule == "rsqrt":
+        return rsqrt
+    after = {
+        "constant": lambda: optax.constant_schedule(rate),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, max(num_steps - warmup, 1)),
+        "exponential": lambda: optax.exponential_decay(
+            rate,
+            config.decay_steps,
+            config.decay_rate,
+            staircase=True,
+            end_value=config.final_learning_rate,
+        ),
+    }[config.schedule]()
+    before = optax.linear_schedule(rate / max(warmup, 1), rate, max(warmup - 1, 1))
+    return optax.join_schedules([before, after], [warmup])
+
+
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     """Returns Adam with decoupled weight decay under the configured schedule; see `OptimizerConfig`."""
-    warmup = config.warmup_steps
-    rate = config.learning_rate
-    if config.schedule == "rsqrt":
-
-        def schedule(step: Any) -> Any:
-            s = step + 1.0
-            return rate * jnp.minimum(1.0, s / max(warmup, 1)) / jnp.sqrt(jnp.maximum(s, warmup))
-
-    else:
-        after = {
-            "constant": lambda: optax.constant_schedule(rate),
-            "cosine": lambda: optax.cosine_decay_schedule(rate, max(num_steps - warmup, 1)),
-            "exponential": lambda: optax.exponential_decay(
-                rate,
-                config.decay_steps,
-                config.decay_rate,
-                staircase=True,
-                end_value=config.final_learning_rate,
-            ),
-        }[config.schedule]()
-        before = optax.linear_schedule(rate / max(warmup, 1), rate, max(warmup - 1, 1))
-        schedule = optax.join_schedules([before, after], [warmup])
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     return optax.chain(
         clip,
         optax.adamw(
-            schedule,
+            make_schedule(config, num_steps),
             b2=config.b2,
             weight_decay=config.weight_decay,
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
@@ -177,8 +180,12 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     )
 
 
-def peak_bytes(compiled: jax.stages.Compiled) -> int:
-    """Returns the memory one call of a compiled function needs on a device: all it reads, writes, holds."""
-    memory = compiled.memory_analysis()
+def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
+    """Returns what one call of a compiled function needs on a device, in bytes.
+
+    The first number is the whole: all the call reads, writes and holds meanwhile. The second is its part
+    that is neither argument nor result, the temporaries.
+    """
+    memory: Any = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return held + memory.temp_size_in_bytes
+    return held + memory.temp_size_in_bytes, memory.temp_size_in_bytes

@@ -1,6 +1,6 @@
 """Shows what is under way: a live bar in a terminal, a line every few seconds elsewhere."""
 
-import sys
+import math
 import threading
 import time
 from types import TracebackType
@@ -40,7 +40,8 @@ class Progress:
         self._ended = threading.Event()
         self._message, self._note = "", ""
         self._done, self._total, self._first = 0, 0, 0
-        self._started = self._printed = time.monotonic()
+        self._started = time.monotonic()
+        self._printed = -math.inf  # the first line comes at once
         self._thread: threading.Thread | None = None
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
@@ -88,12 +89,12 @@ class Progress:
             if self._task is None:
                 self._task = self._bar.add_task(message, total=total or None, status="")
             self._bar.update(self._task, completed=done, total=total or None, status=self._status())
-        elif changed:
+        elif time.monotonic() - self._printed >= self._interval:
             self._print_line()
 
     def say(self, message: str) -> None:
         """Leaves a line for good."""
-        self._console.print(message, soft_wrap=True, markup=False)
+        self._console.print(message, soft_wrap=not self._console.is_terminal, markup=False)
         self._printed = time.monotonic()
 
     def _status(self) -> str:
@@ -130,7 +131,7 @@ class Silent(Progress):
     """Shows nothing; what functions use when they are given no progress."""
 
     def __init__(self) -> None:
-        super().__init__(console=Console(file=None, quiet=True, stderr=sys.stderr.closed))
+        super().__init__(console=Console(stderr=True, quiet=True))
 
     def __enter__(self) -> Self:
         return self

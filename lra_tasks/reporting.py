@@ -141,7 +141,7 @@ class Report:
         matplotlib.use("agg")
         from matplotlib import pyplot as plt
 
-        style = {
+        style: Any = {
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -246,10 +246,11 @@ def _notes(summary: dict[str, Any], seeds: list[int]) -> tuple[str, ...]:
     environment = summary["environment"]
     versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("jax", "flax", "optax"))
     return (
-        f"T = {summary['length']:,} tokens, {summary['num_steps']:,} steps of {summary['batch_size']} examples,"
-        f" seeds {', '.join(map(str, seeds))}; accuracy is the mean over the seeds, ± the sample standard"
-        " deviation where there are several. Examples/s are those of the median training step; memory is that"
-        " of the compiled training step (arguments, outputs and temporaries); time is training and validation.",
+        f"T = {summary['length']:,} tokens, {summary['num_steps']:,} steps of {summary['batch_size']}"
+        f" examples, seeds {', '.join(map(str, seeds))}. Accuracy is the mean over the seeds, ± the sample"
+        " standard deviation where there are several. Examples/s are those of the median training step."
+        " Memory is that of the compiled training step: arguments, outputs and temporaries. Time is that of"
+        " training and validation.",
         f"Measured on {environment['devices'][0]} ({len(environment['devices'])} device(s),"
         f" {environment['cpus']} CPUs), Python {environment['python']}, {versions};"
         f" data: {summary['data']['dataset']}, {summary['data'].get('origin', 'unknown origin')}.",

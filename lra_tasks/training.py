@@ -25,11 +25,14 @@ from lra_tasks.errors import Interrupted, UsageError
 from lra_tasks.files import replace, write_json
 from lra_tasks.metrics import Metrics, environment
 from lra_tasks.model import num_parameters
-from lra_tasks.program import Program, peak_bytes
+from lra_tasks.program import Program, memory_bytes
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
 
 VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+CLAIM = "config.json.new"  # what a kill may leave in a folder before it is a run's
 
 
 @dataclasses.dataclass
@@ -49,7 +52,9 @@ class Record:
     best_accuracy: float = -1.0
     best_loss: float = math.inf
     seconds: float = 0.0
-    window: dict[str, float] = dataclasses.field(default_factory=lambda: dict(loss=0.0, correct=0.0, steps=0))
+    window: dict[str, float] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(("loss", "correct", "steps"), 0.0)
+    )
     step_seconds: list[float] = dataclasses.field(default_factory=list)
 
 
@@ -84,7 +89,7 @@ def train(
     progress = progress or Silent()
     run_dir = Path(run_dir)
     task = get_task(config.task)
-    _claim(run_dir, config)
+    _check_folder(run_dir, config)
     if (run_dir / "summary.json").is_file():
         return json.loads((run_dir / "summary.json").read_text())
 
@@ -101,6 +106,7 @@ def train(
     progress.show(f"{label}: compiling")
     state = program.init()
     compiled = program.compile(state)
+    _claim(run_dir, config)
     checkpoints = Checkpoints(run_dir / "checkpoints")
     metrics = Metrics(run_dir / "metrics.jsonl")
     with contextlib.closing(checkpoints), _asked_to_end() as asked:
@@ -173,8 +179,7 @@ def train(
         "num_parameters": num_parameters(best_params),
         "examples_per_second": config.batch_size / metrics.median_step_seconds(),
         "seconds": record.seconds,
-        "peak_bytes": peak_bytes(compiled),
-        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "peak_bytes": memory_bytes(compiled)[0],
         "data": {"dataset": sources["train"].manifest["dataset"], **sources["train"].manifest["metadata"]},
         "environment": environment(),
     }
@@ -243,23 +248,25 @@ def _training_row(step: int, batch_size: int, record: Record, grad_norm: float) 
     return row
 
 
-def _claim(run_dir: Path, config: Config) -> None:
-    """Makes the run's folder with its configuration, or checks that it holds a run of the same one."""
-    path = run_dir / "config.json"
-    if path.is_file():
+def _check_folder(run_dir: Path, config: Config) -> None:
+    """Refuses a folder that holds another run, or anything else; changes nothing."""
+    if (run_dir / "config.json").is_file():
         changed = differences(read_config(run_dir), config)
         if changed:
             raise UsageError(
                 f"{run_dir} holds a run of another configuration; nothing was changed. It differs in"
                 f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one."
             )
-        return
+    elif run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - {CLAIM}):
+        raise UsageError(f"{run_dir} holds something that is no run. Give another folder for this one.")
+
+
+def _claim(run_dir: Path, config: Config) -> None:
+    """Makes the run's folder, with its configuration first: from then on it is known as this run's."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        if any(run_dir.iterdir()):
-            raise UsageError(f"{run_dir} is not empty and holds no run. Give another folder for this one.")
+        replace(run_dir / "config.json", to_json(config))
         write_json(run_dir / "env.json", environment())
-        replace(path, to_json(config))
     except OSError as error:
         raise UsageError(f"The run's folder {run_dir} cannot be written: {error}.") from error
 

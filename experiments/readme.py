@@ -1,0 +1,39 @@
+"""Writes the measured tables into README.md, from the JSON in experiments/results.
+
+    make readme
+
+A block between `<!-- results: NAME -->` and `<!-- end of results -->` is replaced by the report in
+`experiments/results/NAME.json`. `tests/test_readme.py` fails while README and results disagree.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from lra_tasks import Report
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """Returns the README's text with every block of results made anew."""
+    return BLOCK.sub(lambda match: f"{match[1]}{_tables(match['name'])}{match[3]}", text)
+
+
+def _tables(name: str) -> str:
+    result = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
+    lines = [Report.from_json(result["report"]).markdown()]
+    sizes = result["temp_bytes"]
+    lengths = list(next(iter(sizes.values())))
+    lines.append("Temporary memory of one compiled training step, by length:\n")
+    lines.append("| T | " + " | ".join(sizes) + " |\n|---:|" + "---:|" * len(sizes))
+    for length in lengths:
+        cells = " | ".join(f"{sizes[mixer][length] / 1e6:,.0f} MB" for mixer in sizes)
+        lines.append(f"| {int(length):,} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text()))
