@@ -221,7 +221,7 @@ def _listops_quick() -> Settings:
         ),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20),
         batch_size=8,
-        num_steps=300,
+        num_steps=250,
         eval_every=50,
         eval_examples=256,
         save_every=25,

@@ -89,8 +89,8 @@ class Progress:
             if self._task is None:
                 self._task = self._bar.add_task(message, total=total or None, status="")
             self._bar.update(self._task, completed=done, total=total or None, status=self._status())
-        elif time.monotonic() - self._printed >= self._interval:
-            self._print_line()
+        else:
+            self._print_if_due()
 
     def say(self, message: str) -> None:
         """Leaves a line for good."""
@@ -110,21 +110,21 @@ class Progress:
             parts.append(duration(elapsed))
         return "  ".join(parts)
 
-    def _print_line(self) -> None:
-        with self._lock:
-            if not self._message:
+    def _print_if_due(self) -> None:
+        with self._lock:  # the thread and the caller must not both find it due
+            if not self._message or time.monotonic() - self._printed < self._interval:
                 return
+            self._printed = time.monotonic()
             count = f"  {self._done:,}/{self._total:,}" if self._total else ""
-            status = self._status()
-            line = f"{self._message}{count}  {status}".rstrip()
+            line = f"{self._message}{count}  {self._status()}".rstrip()
         self.say(line)
 
     def _keep_alive(self) -> None:
         while not self._ended.wait(0.5):
             if self._bar is not None and self._task is not None:
                 self._bar.update(self._task, status=self._status())
-            elif self._bar is None and time.monotonic() - self._printed >= self._interval:
-                self._print_line()
+            elif self._bar is None:
+                self._print_if_due()
 
 
 class Silent(Progress):
