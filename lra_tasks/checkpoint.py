@@ -52,7 +52,7 @@ class Checkpoints:
             if isinstance(error, ValueError) and not _is_write_error(error):
                 raise
             raise UsageError(
-                f"The checkpoint of step {step} cannot be written to {self._folder}: {error}. Earlier"
+                f"The checkpoint of step {step} cannot be written to {self._folder}: {_brief(error)}. Earlier"
                 " checkpoints are untouched; make room or mend the folder, and run the same command again."
             ) from error
 
@@ -76,9 +76,9 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
                 ),
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001 (of a damaged file, Orbax raises bare Exceptions too)
             raise UsageError(
-                f"The checkpoint of step {step} in {self._folder} cannot be restored: {error}. It may be"
+                f"The checkpoint of step {step} in {self._folder} cannot be restored: {_brief(error)}. It may be"
                 f" damaged: delete {self._folder / str(step)} to go on from the one before it."
             ) from error
         return restored["state"], restored["record"]
@@ -86,6 +86,11 @@ class Checkpoints:
     def close(self) -> None:
         """Ends Orbax's threads."""
         self._manager.close()
+
+
+def _brief(error: Exception) -> str:
+    """The beginning of an error's text: TensorStore adds its whole specification."""
+    return (str(error) or type(error).__name__)[:300]
 
 
 def _is_write_error(error: ValueError) -> bool:

@@ -107,11 +107,29 @@ class Settings:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("length", "batch_size", "num_steps", "eval_every", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} must be at least 1; got {getattr(self, name)}.")
         model = self.model
+        sizes = (
+            "length",
+            "batch_size",
+            "num_steps",
+            "eval_every",
+            "eval_examples",
+            "save_every",
+            "log_every",
+        )
+        for prefix, owner, names in (
+            ("", self, sizes),
+            ("model.", model, ("width", "num_layers", "mlp_features")),
+        ):
+            for name in names:
+                value = getattr(owner, name)
+                if value is not None and value < 1:
+                    flag = f"--{prefix}{name.replace('_', '-')}"
+                    raise UsageError(f"{flag} must be at least 1; got {value}.")
+        if not 0 <= model.dropout_rate < 1:
+            raise UsageError(
+                f"--model.dropout-rate must be at least 0 and less than 1; got {model.dropout_rate}."
+            )
         features = model.qkv_features or model.width
         if model.num_heads < 1 or features % model.num_heads:
             raise UsageError(

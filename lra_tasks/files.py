@@ -1,15 +1,36 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lra_tasks.errors import UsageError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system says against writing `path`, a full disk for example, into a `UsageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror or error}. Make room or mend the folder, and run the"
+            " same command again."
+        ) from error
+
 
 def replace(path: Path, text: str) -> None:
-    """Writes a text file beside its place and renames it: a kill leaves the old one or the new one."""
+    """Writes a text file beside its place and renames it: a kill leaves the old one or the new one.
+
+    Raises:
+      UsageError: if the file cannot be written; the old one is as it was.
+    """
     beside = path.with_name(path.name + ".new")
-    beside.write_text(text)
-    beside.replace(path)
+    with writing(path):
+        beside.write_text(text)
+        beside.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:

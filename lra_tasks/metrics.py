@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from lra_tasks.files import replace
+from lra_tasks.files import replace, writing
 
 VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -42,7 +42,7 @@ class Metrics:
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one row."""
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def drop_after(self, step: int) -> None:

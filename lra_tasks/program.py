@@ -64,7 +64,8 @@ class Program:
             config,
             vocab_size=task.vocab_size,
             num_classes=task.num_classes,
-            rngs=nnx.Rngs(params=jax.random.key(config.seed)),
+            # "dropout" for mixers that would keep the stream: they are told not to, see __init__.
+            rngs=nnx.Rngs(params=jax.random.key(config.seed), dropout=jax.random.key(config.seed)),
         )
 
     def init(self) -> State:

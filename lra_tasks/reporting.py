@@ -13,6 +13,7 @@ from typing import Any
 
 from lra_tasks.errors import UsageError
 from lra_tasks.files import replace, write_json
+from lra_tasks.metrics import Metrics
 from lra_tasks.progress import duration
 from lra_tasks.tasks import get_task
 
@@ -32,7 +33,7 @@ class Row:
       examples_per_second: in training, from the median step; the median over the seeds.
       peak_bytes: memory of the compiled training step on one device: arguments, outputs, temporaries.
       seconds: in training steps and validations; the mean over the seeds.
-      curves: (step, validation accuracy) of each seed.
+      curves: of each seed, every validation's step, accuracy in percent, and seconds from the start.
     """
 
     mixer: str
@@ -41,7 +42,7 @@ class Row:
     examples_per_second: float
     peak_bytes: int
     seconds: float
-    curves: tuple[tuple[tuple[int, float], ...], ...]
+    curves: tuple[tuple[tuple[int, float, float], ...], ...]
 
     @property
     def accuracy(self) -> float:
@@ -119,15 +120,12 @@ class Report:
     def from_json(cls, content: dict[str, Any]) -> "Report":
         """Returns the report that `json` gave."""
 
-        def curve(points: Any) -> tuple[tuple[int, float], ...]:
-            return tuple((int(step), float(accuracy)) for step, accuracy in points)
-
         rows = tuple(
             Row(
                 **{
                     **row,
                     "accuracies": tuple(row["accuracies"]),
-                    "curves": tuple(curve(points) for points in row["curves"]),
+                    "curves": tuple(tuple(map(tuple, points)) for points in row["curves"]),
                 }
             )
             for row in content["rows"]
@@ -222,9 +220,11 @@ def _row(mixer: str, group: list[tuple[dict[str, Any], Path]]) -> Row:
     )
 
 
-def _curve(folder: Path) -> tuple[tuple[int, float], ...]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return tuple((row["step"], row["accuracy"]) for row in rows if row["split"] == "validation")
+def _curve(folder: Path) -> tuple[tuple[int, float, float], ...]:
+    rows = Metrics(folder / "metrics.jsonl").rows()
+    return tuple(
+        (row["step"], row["accuracy"], row["seconds"]) for row in rows if row["split"] == "validation"
+    )
 
 
 def _shared_settings(folder: Path) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) -> None:
     speeds = [row.examples_per_second for row in rows]
-    low, high = min(speeds) / 2.5, max(speeds) * 2.5
+    low, high = min(speeds) / 3, max(speeds) * 20  # room for the names of the lines
     largest = max(row.peak_bytes for row in rows)
     for name, accuracy in references.items():
         axes.axhline(accuracy, color="#999999", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -294,8 +294,7 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
             fontweight="bold",
         )
     axes.set_xscale("log", subs=(2, 5))
-    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        which(lambda value, _: f"{value:g}")
+    _plain_ticks(axes)
     axes.set_xlim(low, high)
     ceiling = max([row.accuracy for row in rows] + list(references.values()))
     axes.set_ylim(0, ceiling * 1.25)
@@ -307,9 +306,9 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
 def _plot_curves(axes: Any, rows: Sequence[Row]) -> None:
     for row, colour in zip(rows, COLOURS * len(rows), strict=False):
         for number, curve in enumerate(row.curves):
-            steps, accuracies = zip(*curve, strict=True)
+            _, accuracies, seconds = zip(*curve, strict=True)
             axes.plot(
-                steps,
+                seconds,
                 accuracies,
                 color=colour,
                 linewidth=2,
@@ -318,8 +317,16 @@ def _plot_curves(axes: Any, rows: Sequence[Row]) -> None:
                 alpha=1.0 if len(row.curves) == 1 else 0.6,
                 label=row.mixer if number == 0 else None,
             )
-    axes.set_xlabel("training step")
+    axes.set_xscale("log", subs=(2, 5))
+    _plain_ticks(axes)
+    axes.set_xlabel("seconds of training and validation")
     axes.set_ylabel("validation accuracy, %")
     axes.set_ylim(bottom=0)
-    axes.set_title("Learning curves, one a seed")
+    axes.set_title("Learning curves, one a seed, all of the same steps")
     axes.legend(frameon=False, loc="lower right")
+
+
+def _plain_ticks(axes: Any) -> None:
+    """Writes 20 and 500 on a logarithmic axis, where matplotlib would write powers of ten."""
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(lambda value, _: f"{value:g}")

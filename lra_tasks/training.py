@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lra_tasks import data
 from lra_tasks.checkpoint import Checkpoints
@@ -28,9 +27,6 @@ from lra_tasks.model import num_parameters
 from lra_tasks.program import Program, memory_bytes
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
-
-VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
 
 CLAIM = "config.json.new"  # what a kill may leave in a folder before it is a run's
 
@@ -133,7 +129,13 @@ def train(
             loss, correct, grad_norm = (float(x) for x in jax.device_get(measured))
             step += 1
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                raise _not_finite(run_dir, step, loss, grad_norm, batch["index"], checkpoints.latest_step)
+                what = f"The loss of step {step} is {loss} and its gradient's norm {grad_norm}"
+                examples = ", ".join(map(str, batch["index"].tolist()))
+                raise _not_finite(
+                    run_dir,
+                    f"{what}; its batch holds the training examples {examples}.",
+                    checkpoints.latest_step,
+                )
             took = time.perf_counter() - began
             record.seconds += took
             record.step_seconds.append(took)
@@ -151,12 +153,23 @@ def train(
                     progress,
                     f"{label}: validating",
                 )
-                metrics.write({"step": step, "split": "validation", "accuracy": accuracy, "loss": loss})
+                if not math.isfinite(loss):
+                    what = f"The validation loss of step {step} is {loss}."
+                    raise _not_finite(run_dir, what, checkpoints.latest_step)
                 progress.say(f"{label}: step {step:,}  validation accuracy {accuracy:.2f} %  loss {loss:.4f}")
                 if (accuracy, -loss) > (record.best_accuracy, -record.best_loss):
                     record.best_step, record.best_accuracy, record.best_loss = step, accuracy, loss
                     best_params = _copy(state.params)
                 record.seconds += time.perf_counter() - began
+                metrics.write(
+                    {
+                        "step": step,
+                        "split": "validation",
+                        "accuracy": accuracy,
+                        "loss": loss,
+                        "seconds": record.seconds,
+                    }
+                )
             if step % config.save_every == 0 or step == config.num_steps or asked:
                 save()
             if asked:
@@ -165,6 +178,10 @@ def train(
                 )
 
         accuracy, loss = program.evaluate(best_params, sources["test"], None, progress, f"{label}: testing")
+        if asked:
+            raise Interrupted(
+                f"Stopped after the last step, saved in {run_dir}. The same command goes on from there."
+            )
     summary = {
         "task": config.task,
         "mixer": config.mixer,
@@ -271,14 +288,11 @@ def _claim(run_dir: Path, config: Config) -> None:
         raise UsageError(f"The run's folder {run_dir} cannot be written: {error}.") from error
 
 
-def _not_finite(
-    run_dir: Path, step: int, loss: float, grad_norm: float, indices: np.ndarray, saved: int | None
-) -> UsageError:
+def _not_finite(run_dir: Path, what: str, saved: int | None) -> UsageError:
     kept = f"The checkpoint of step {saved} is kept." if saved else "No checkpoint had been saved yet."
     return UsageError(
-        f"The loss of step {step} is {loss} and its gradient's norm {grad_norm}, so training stopped in"
-        f" {run_dir}. Its batch holds the training examples {', '.join(map(str, indices.tolist()))}. {kept}"
-        " A lower --optimizer.learning-rate or a longer --optimizer.warmup-steps often helps."
+        f"{what} Training stopped in {run_dir}. {kept} A lower --optimizer.learning-rate or a longer"
+        " --optimizer.warmup-steps often helps."
     )
 
 

@@ -1,6 +1,9 @@
-"""Set-up of the tests: four CPU devices, run-time type checks of the library, hypothesis profiles."""
+"""Set-up of the tests: four CPU devices, run-time type checks, hypothesis profiles, runs to share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported; the caller's own flags stay, and a device count among them wins.
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -8,10 +11,17 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     ).strip()
 
+# What a test, a worker or a process started by one has compiled, none of them compiles again.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hrrformer-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
 import jaxtyping
 
 jaxtyping.install_import_hook("hrrformer", "beartype.beartype")
 
+import arena  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -41,3 +51,21 @@ def x64():
     """Allows float64 in jax."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def smoke_data(tmp_path_factory):
+    """The folder of the smoke dataset; not to be changed."""
+    return arena.shared(tmp_path_factory, "smoke_data", arena.make_data)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory, smoke_data):
+    """The folder of a finished run of `arena.CONFIG`; not to be changed."""
+    return arena.shared(tmp_path_factory, "smoke_run", lambda folder: arena.make_run(folder, smoke_data))
+
+
+@pytest.fixture(scope="session")
+def smoke_race(tmp_path_factory, smoke_data):
+    """The folder of an undisturbed `lra compare` at smoke size; not to be changed."""
+    return arena.shared(tmp_path_factory, "smoke_race", lambda folder: arena.make_race(folder, smoke_data))

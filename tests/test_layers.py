@@ -45,6 +45,15 @@ def flax_nnx_layer(**options):
     return nnx.MultiHeadAttention(N, D, **{"decode": False, "rngs": nnx.Rngs(0), **options})
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(layer, params, *arguments, **keywords):
+    """`layer.apply`, compiled once for equal layers and shapes."""
+    return layer.apply({"params": params}, *arguments, **keywords)
+
+
+run = nnx.jit(lambda module, *arguments, **keywords: module(*arguments, **keywords))
+
+
 def randomise(tree, seed=1):
     """The same tree with every leaf, biases and scales too, replaced by normal numbers."""
     rng = np.random.default_rng(seed)
@@ -58,7 +67,7 @@ def as_dict(module):
 @functools.cache
 def linen_params(normalize_qk=False, learn_temperature=False):
     layer = linen_layer(normalize_qk=normalize_qk, learn_temperature=learn_temperature)
-    return randomise(layer.init(jax.random.key(0), inputs())["params"])
+    return randomise(jax.eval_shape(lambda: layer.init(jax.random.key(0), inputs()))["params"])
 
 
 def same(x, y, tolerance=1e-6):
@@ -77,12 +86,12 @@ def test_the_parameter_tree_is_flaxs(use_bias, normalize_qk, sizes):
     options = {"use_bias": use_bias, "normalize_qk": normalize_qk, **sizes}
     shapes = functools.partial(jax.tree.map, jnp.shape)
 
-    def init(layer):
+    def abstract(layer):
         return jax.eval_shape(lambda: layer.init(jax.random.key(0), inputs()))["params"]
 
     trees = [
-        init(linen_layer(**options)),
-        init(nn.MultiHeadDotProductAttention(num_heads=N, **options)),
+        abstract(linen_layer(**options)),
+        abstract(nn.MultiHeadDotProductAttention(num_heads=N, **options)),
         as_dict(nnx.eval_shape(lambda: nnx_layer(**options))),
         as_dict(
             nnx.eval_shape(lambda: nnx.MultiHeadAttention(N, D, **options, decode=False, rngs=nnx.Rngs(0)))
@@ -153,15 +162,16 @@ def test_the_layer_is_projections_around_the_oracle():
 def test_three_inputs():
     params = linen_params()
     q, k, v = (inputs(seed) for seed in range(3))
-    apply = functools.partial(linen_layer().apply, {"params": params})
+    call = functools.partial(apply, linen_layer(), params)
     module = nnx_layer()
     nnx.update(module, params)
-    same(apply(q, k, v), module(q, k, v))
-    same(apply(q, k), apply(q, k, k))
-    same(module(q, k), module(q, k, k))
-    assert np.abs(apply(q, k, v) - apply(q, k)).max() > 1e-3
-    assert np.abs(apply(q, k, v) - apply(k, k, v)).max() > 1e-6
-    same(apply(q[0], k[0], v[0]), apply(q, k, v)[0])  # no batch
+    three = np.asarray(call(q, k, v))
+    same(three, run(module, q, k, v))
+    same(call(q, k), call(q, k, k))
+    same(run(module, q, k), run(module, q, k, k))
+    assert np.abs(three - call(q, k)).max() > 1e-3
+    assert np.abs(three - call(k, k, v)).max() > 1e-6
+    same(call(*(np.asarray(x)[0] for x in (q, k, v))), three[0])  # no batch
 
 
 def test_arguments_are_those_of_flax():
@@ -189,16 +199,15 @@ def test_learned_temperature():
     for start in (1.0, 0.25):
         layer = linen_layer(learn_temperature=True, temperature=start)
         params = layer.init(jax.random.key(0), inputs())["params"]
-        same(jnp.exp(params["log_temperature"]), np.full(N, start))
+        same(np.exp(params["log_temperature"]), np.full(N, start))
         module = nnx_layer(learn_temperature=True, temperature=start)
         same(module.log_temperature[...], params["log_temperature"])
         nnx.update(module, params)
-        fixed = linen_layer(temperature=start).apply(
-            {"params": {name: x for name, x in params.items() if name != "log_temperature"}}, inputs()
-        )
+        without = {name: x for name, x in params.items() if name != "log_temperature"}
+        fixed = linen_layer(temperature=start).apply({"params": without}, inputs())
         same(layer.apply({"params": params}, inputs()), fixed)
         same(module(inputs()), fixed)
-    slopes = jax.grad(lambda p: jnp.sum(jnp.square(layer.apply({"params": p}, inputs()))))(params)
+    slopes = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(apply(layer, p, inputs())))))(params)
     assert np.all(slopes["log_temperature"] != 0)
 
 
@@ -208,22 +217,28 @@ def test_learned_temperature():
 def test_dropout_of_the_function():
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.normal(size=(B, 40, N, 4)), jnp.float32) for _ in range(3))
-    kept = hrr_attention(q, k, v)
+    kept = jax.jit(hrr_attention)(q, k, v)
     call = jax.jit(
-        lambda key: attention_fn(q, k, v, dropout_rng=key, dropout_rate=0.25, broadcast_dropout=False)
+        functools.partial(attention_fn, q, k, v),
+        static_argnames=("broadcast_dropout", "dropout_rate", "deterministic"),
     )
-    outs = jax.lax.map(call, jax.random.split(jax.random.key(0), 400))
+    outs = np.asarray(
+        jax.lax.map(
+            lambda key: call(dropout_rng=key, dropout_rate=0.25, broadcast_dropout=False),
+            jax.random.split(jax.random.key(0), 400),
+        )
+    )
     dropped = np.all(outs == 0, axis=-1)
     assert dropped.mean() == pytest.approx(0.25, abs=0.01)
-    ratio = (np.asarray(outs) / np.asarray(kept))[~dropped]
+    ratio = (outs / np.asarray(kept))[~dropped]
     np.testing.assert_allclose(ratio, 1 / 0.75, rtol=1e-5)  # which keeps the expectation
     assert (dropped[:, 0] != dropped[:, 1]).any()
-    shared = attention_fn(q, k, v, dropout_rng=jax.random.key(1), dropout_rate=0.25)
-    dropped = np.all(shared == 0, axis=-1)
+    shared = call(dropout_rng=jax.random.key(1), dropout_rate=0.25)
+    dropped = np.all(np.asarray(shared) == 0, axis=-1)
     np.testing.assert_array_equal(dropped[0], dropped[1])
     assert (dropped[..., 0] != dropped[..., 1]).any()
-    same(attention_fn(q, k, v, dropout_rate=0.25, deterministic=True), kept)
-    same(attention_fn(q, k, v, dropout_rng=jax.random.key(1), dropout_rate=0.0), kept)
+    same(call(dropout_rate=0.25, deterministic=True), kept)
+    same(call(dropout_rng=jax.random.key(1), dropout_rate=0.0), kept)
 
 
 def test_dropped_weights_are_sown():
@@ -423,10 +438,10 @@ def test_padding_through_the_layers():
     module = nnx_layer()
     nnx.update(module, params)
     x = inputs()
-    longer = jnp.concatenate([x, 100.0 * inputs(9, shape=(B, 8, D))], axis=1)
-    mask = jnp.broadcast_to(jnp.arange(T + 8) < T, (B, T + 8))
-    for call in (functools.partial(linen_layer().apply, {"params": params}), module):
-        same(call(longer, mask=mask)[:, :T], call(x))
+    longer = np.concatenate([x, 100.0 * inputs(9, shape=(B, 8, D))], axis=1)
+    mask = np.broadcast_to(np.arange(T + 8) < T, (B, T + 8))
+    for call in (functools.partial(apply, linen_layer(), params), functools.partial(run, module)):
+        same(np.asarray(call(longer, mask=mask))[:, :T], call(x))
 
 
 # Refusals, as users see them.
@@ -471,7 +486,7 @@ def test_refusals_of_the_nnx_layer_alone(untyped):
 
 
 def test_refusals_of_the_function(untyped):
-    x = jnp.ones((1, 2, 1, 4))
+    x = jnp.ones((B, T, N, D // N))
     with pytest.raises(ValueError, match="bias must be None"):
         attention_fn(x, x, x, bias=jnp.zeros((1, 1, 2, 2)))
     with pytest.raises(ValueError, match="is_causal must be False"):

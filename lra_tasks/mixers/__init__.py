@@ -67,10 +67,15 @@ def get_mixer(name: str) -> type[Mixer] | None:
         return None
     module_name, _, class_name = path.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), class_name)
+        mixer = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"The mixer '{name}' cannot be imported: {error}. A mixer of your own is named"
             " package.module:Class; the module must be importable from here (installed, or in the current"
             " directory or on PYTHONPATH)."
         ) from error
+    if not isinstance(mixer, type):
+        raise UsageError(
+            f"The mixer '{name}' is no class but {mixer!r}; see lra_tasks.mixers for what it must be."
+        )
+    return mixer
