@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # pip is silent for long stretches when its output is no terminal: show that it is alive.
-ALIVE = ( while sleep 5; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
+ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
 .PHONY: help compare test lint types readme clean
 

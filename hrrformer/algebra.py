@@ -120,7 +120,9 @@ def unbind(
     """
     _check(bound=bound, x=x)
     if exact:
-        return _convolve(inverse(x), bound, conjugate_x=False)
+        dtype = jnp.promote_types(bound.dtype, x.dtype)
+        wide = spectral.accumulation_dtype(dtype)  # a small cue's inverse may not fit 16 bits
+        return _convolve(inverse(x.astype(wide)), bound.astype(wide), conjugate_x=False).astype(dtype)
     return _convolve(x, bound, conjugate_x=True)
 
 

@@ -83,8 +83,9 @@ def hrr_attention(
       query, key, value: (*B, T, N, H) with the same shape; float16, bfloat16, float32 or float64.
         Sums, spectra and scores are kept in float32 (float64 for float64 input).
       mask: boolean key-padding mask, True for valid tokens: (*B, T) or (*B, 1, 1, T), where an axis of B
-        may be 1. It enters β, the softmax and the output: masked tokens change nothing and get 0, and a
-        sequence without a valid token gets 0 everywhere. Gradients are finite in both cases.
+        may be 1. It enters β, the softmax and the output: masked tokens, which must hold finite numbers
+        of ordinary size, change nothing and get 0, and a sequence without a valid token gets 0
+        everywhere. Gradients are finite in both cases.
       inverse: "approximate" is the involution of the authors' code; "exact" is the inverse of the
         paper's text, guarded where |F(q)| vanishes, see `hrrformer.inverse`.
       implementation: "fft" (real FFT) or "dft" (matrix product); None picks by H and platform.
@@ -94,8 +95,8 @@ def hrr_attention(
       output: "weighted" is the paper's; "unbound" returns the unbound vectors, scaled to root mean
         square 1 (0 where v̂_t = 0); the weights do not enter it.
       return_weights: also return the weights w.
-      precision: of the matrix products of "dft". None means full float32 products for inputs of 32 bits
-        or more, and the platform's default for 16-bit inputs.
+      precision: of the matrix products of "dft". None means full float32 products, except for the
+        transforms of 16-bit inputs, which take the platform's default.
 
     Returns:
       The output o, (*B, T, N, H) in the dtype of `value`; with return_weights=True also the weights

@@ -76,10 +76,10 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
                 ),
             )
-        except Exception as error:  # noqa: BLE001 (of a damaged file, Orbax raises bare Exceptions too)
+        except Exception as error:  # of a damaged file, Orbax raises a bare Exception
             raise UsageError(
-                f"The checkpoint of step {step} in {self._folder} cannot be restored: {_brief(error)}. It may be"
-                f" damaged: delete {self._folder / str(step)} to go on from the one before it."
+                f"The checkpoint of step {step} in {self._folder} cannot be restored: {_brief(error)}. It may"
+                f" be damaged: delete {self._folder / str(step)} to go on from the one before it."
             ) from error
         return restored["state"], restored["record"]
 

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -23,7 +25,7 @@ class ListTasks:
     """Show the tasks, mixers and presets."""
 
     def run(self) -> None:
-        from lra_tasks.mixers import MIXERS
+        from lra_tasks.mixers import ABOUT
 
         print_table(
             ("task", "tokens", "classes", "train / validation / test"),
@@ -34,7 +36,8 @@ class ListTasks:
         )
         print()
         print_table(("preset", "what it is for"), list(PRESETS.items()))
-        print(f"\nmixers: {', '.join(MIXERS)}; or your own, as package.module:Class")
+        print()
+        print_table(("mixer", "what it is"), [*ABOUT.items(), ("package.module:Class", "your own")])
 
 
 @dataclasses.dataclass
@@ -70,7 +73,7 @@ class Prepare:
 
 @dataclasses.dataclass
 class Train:
-    """Train one mixer on one task, or go on with a run that was interrupted."""
+    """Train one mixer on one task, or go on with an interrupted run."""
 
     settings: Annotated[Settings, Flat]
     task: Positional[str]
@@ -133,7 +136,7 @@ class Evaluate:
 
 @dataclasses.dataclass
 class Compare:
-    """Train several mixers with the same data, seeds and budget, and print one table."""
+    """Train several mixers on the same data and budget; print one table."""
 
     settings: Annotated[Settings, Flat]
     task: Positional[str]
@@ -169,7 +172,7 @@ class Compare:
 
 @dataclasses.dataclass
 class MakeReport:
-    """Print the table of the finished runs in a folder, and write it anew as text and picture."""
+    """Print, and write anew, the table and picture of finished runs."""
 
     out_dir: Positional[Path]
     """Folder of a comparison, or any folder whose subfolders are runs."""
@@ -194,9 +197,15 @@ COMMANDS: dict[str, type[Any]] = {
 def exit_codes() -> Iterator[None]:
     """Turns what a command line may raise into a message on standard error and an exit code.
 
-    2 for what the user can mend; 0 for a run that was asked to end and has saved itself; 130 for a Ctrl-C
-    that nothing was waiting for; 1 where the reader of the output has left, `| head` for example.
+    2 for what the user can mend; 0 for a run that was asked to end and has saved itself; 130 and 143 for a
+    Ctrl-C and a SIGTERM at any other time, when there is nothing to save; 1 where the reader of the output
+    has left, `| head` for example.
     """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)  # unlike a plain kill, this lets every `finally` tidy up
+
+    signal.signal(signal.SIGTERM, end)
     try:
         yield
     except UsageError as error:
@@ -205,6 +214,7 @@ def exit_codes() -> Iterator[None]:
     except Interrupted as error:
         print(f"lra: {error}", file=sys.stderr)
     except KeyboardInterrupt:
+        print("lra: stopped; what was finished is kept.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
@@ -213,6 +223,8 @@ def exit_codes() -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; for exit codes see `exit_codes`."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a mixer of the user's own may lie in the current directory
     with exit_codes():
         command = _parse(list(sys.argv[1:] if arguments is None else arguments))
         if command is not None:
@@ -244,9 +256,10 @@ def _parse(arguments: list[str]) -> Any:
 
 def _task_and_preset(arguments: list[str]) -> tuple[str | None, str]:
     """Finds the two values that decide the defaults of all others, before the rest is parsed."""
-    task = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if task is not None:
-        get_task(task)
+    words = [argument for argument in arguments if argument in TASKS]
+    if not words and arguments and not arguments[0].startswith("-"):
+        get_task(arguments[0])  # raises: there is no such task
+    task = words[0] if words else None
     chosen = "quick"
     for number, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")

@@ -8,11 +8,11 @@ from lra_tasks import data
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import UsageError
 from lra_tasks.files import write_json
-from lra_tasks.mixers import get_mixer
+from lra_tasks.program import Program
 from lra_tasks.progress import Progress, Silent
-from lra_tasks.reporting import Report, report
+from lra_tasks.reporting import ORDER, Report, report
 from lra_tasks.tasks import get_task
-from lra_tasks.training import train
+from lra_tasks.training import check_folder, train
 
 
 def compare(
@@ -55,10 +55,15 @@ def compare(
         for mixer in dict.fromkeys(mixers)
         for seed in dict.fromkeys(seeds)
     ]
-    for config in configs:
-        get_mixer(config.mixer)  # a misspelt last mixer shows now, not after the others have trained
     record = get_task(task)
+    progress.show(f"{task}: checking the mixers")  # what is wrong with the last shows before the first trains
+    for config in configs:
+        check_folder(out_dir / config.name, config)
+        if config.seed == configs[0].seed:
+            Program(config, record).check()
     data.prepare(record, data_dir, config=settings.dataset, progress=progress.show)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:
         train(config, out_dir / config.name, data_dir=data_dir, progress=progress)
     references = out_dir / "references.json"
@@ -70,4 +75,4 @@ def compare(
         )
         write_json(references, record.references(train_split, test_split))
     progress.show(f"{task}: writing the report")
-    return report(out_dir, order=[config.name for config in configs])
+    return report(out_dir)

@@ -55,9 +55,9 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: the highest rate; for "rsqrt" the factor before the schedule.
-      schedule: after a linear warm-up: "constant"; "cosine" to 0 at the last step; "rsqrt", the arena's
-        rate · min(1, s / warmup) / sqrt(max(s, warmup)); "exponential", times `decay_rate` every
-        `decay_steps` steps, not below `final_learning_rate`.
+      schedule: after a linear warm-up: "constant"; "cosine" towards 0, which one step more would reach;
+        "rsqrt", the arena's rate · min(1, s / warmup) / sqrt(max(s, warmup)); "exponential", times
+        `decay_rate` every `decay_steps` steps, not below `final_learning_rate`.
       warmup_steps: steps of the warm-up.
       decay_rate, decay_steps, final_learning_rate: of "exponential".
       weight_decay: decoupled from the gradient, on all parameters of more than one axis.
@@ -119,17 +119,27 @@ class Settings:
         )
         for prefix, owner, names in (
             ("", self, sizes),
-            ("model.", model, ("width", "num_layers", "mlp_features")),
+            ("model.", model, ("width", "qkv_features", "num_layers", "mlp_features")),
         ):
             for name in names:
                 value = getattr(owner, name)
                 if value is not None and value < 1:
                     flag = f"--{prefix}{name.replace('_', '-')}"
                     raise UsageError(f"{flag} must be at least 1; got {value}.")
-        if not 0 <= model.dropout_rate < 1:
-            raise UsageError(
-                f"--model.dropout-rate must be at least 0 and less than 1; got {model.dropout_rate}."
-            )
+        optimizer = self.optimizer
+        for flag, fine, wanted in (
+            ("--label-smoothing", 0 <= self.label_smoothing < 1, "at least 0 and less than 1"),
+            ("--optimizer.learning-rate", optimizer.learning_rate > 0, "positive"),
+            ("--optimizer.warmup-steps", optimizer.warmup_steps >= 0, "at least 0"),
+            ("--optimizer.decay-steps", optimizer.decay_steps >= 1, "at least 1"),
+            ("--optimizer.weight-decay", optimizer.weight_decay >= 0, "at least 0"),
+            ("--optimizer.b2", 0 <= optimizer.b2 < 1, "at least 0 and less than 1"),
+            ("--model.dropout-rate", 0 <= model.dropout_rate < 1, "at least 0 and less than 1"),
+        ):
+            if not fine:
+                owner, _, field = flag.removeprefix("--").replace("-", "_").rpartition(".")
+                value = getattr(getattr(self, owner) if owner else self, field)
+                raise UsageError(f"{flag} must be {wanted}; got {value}.")
         features = model.qkv_features or model.width
         if model.num_heads < 1 or features % model.num_heads:
             raise UsageError(
@@ -206,7 +216,10 @@ def read_config(run_dir: Path) -> Config:
     path = run_dir / "config.json"
     if not path.is_file():
         raise UsageError(f"There is no run in {run_dir}: it holds no config.json. `lra train` makes one.")
-    return from_json(path.read_text())
+    try:
+        return from_json(path.read_text())
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be used: {error}") from error
 
 
 def _listops_smoke() -> Settings:

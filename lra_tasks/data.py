@@ -4,8 +4,6 @@ A dataset is prepared whole or not at all: it is written beside its place, count
 with the size and SHA-256 of every file, and renamed. Nothing here touches TensorFlow or the network.
 """
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import json
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lra_tasks.errors import UsageError, unknown_name
+from lra_tasks.files import locked
 from lra_tasks.tasks import SPLITS, Examples, Task, get_task
 
 if TYPE_CHECKING:
@@ -126,7 +125,8 @@ def prepare(
         return place.folder
     try:
         place.lock.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(place):
+        message = f"{task.name} is being prepared in {place.folder} by process PID; wait for it, or end it."
+        with locked(place.lock, message):
             if overwrite or not _is_prepared(place, tell):
                 try:
                     _discard(place.staging)
@@ -150,24 +150,6 @@ def _is_prepared(place: _Place, tell: Progress) -> bool:
     total = sum(_checked_manifest(place, verify=True)["num_examples"].values())
     tell(f"{place.task.name} is prepared in {place.folder}", total, total)
     return True
-
-
-@contextlib.contextmanager
-def _locked(place: _Place) -> Iterator[None]:
-    """Holds the dataset's lock, which the kernel frees when this process ends in whatever way."""
-    with open(place.lock, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UsageError(
-                f"{place.task.name} is being prepared in {place.folder} by process {file.read() or '?'}; "
-                "wait for it, or end it and try again."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def _discard(folder: Path) -> None:
@@ -296,7 +278,9 @@ def _checked_manifest(place: _Place, *, verify: bool) -> dict[str, Any]:
         raise UsageError(f"{place.task.name} is not prepared in {place.folder}. Run {place.command()}.")
     try:
         manifest = json.loads((place.folder / MANIFEST).read_text())
-        files = manifest["files"]
+        files = dict(manifest["files"])
+        if not files or set(manifest["num_examples"]) != set(SPLITS):
+            raise ValueError("it does not describe a whole dataset")
     except FileNotFoundError:
         raise UsageError(f"{place.folder} has no {MANIFEST}, so it is not whole. {rebuild}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

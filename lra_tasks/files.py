@@ -1,12 +1,37 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and locks on them."""
 
 import contextlib
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lra_tasks.errors import UsageError
+
+
+@contextlib.contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Holds a lock that the kernel frees when this process ends in whatever way.
+
+    Args:
+      path: the lock's file, made if need be; it holds the number of the process.
+      message: of the error; "PID" in it becomes the holder's number.
+
+    Raises:
+      UsageError: if another process holds the lock.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UsageError(message.replace("PID", file.read() or "?")) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The compiled side of a run: the model, its optimiser, one training step, one evaluation."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +43,7 @@ class Program:
             raise UsageError(
                 f"--batch-size must be a multiple of the {devices} devices; got {config.batch_size}."
             )
+        self._params_key, self._dropout_key = jax.random.split(jax.random.key(config.seed))
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
         self._sharded = NamedSharding(mesh, PartitionSpec("data"))
         self._replicated = NamedSharding(mesh, PartitionSpec())
@@ -55,8 +57,8 @@ class Program:
                 " the `rngs` of the call, and make what is learned an nnx.Param."
             )
         self._graph = graph
+        self._evaluations: dict[int, jax.stages.Compiled] = {}
         self._optimizer = make_optimizer(config.optimizer, config.num_steps)
-        self._evaluation_step = jax.jit(self._evaluate_batch)
 
     def _model(self) -> Classifier:
         config, task = self._config, self._task
@@ -65,7 +67,7 @@ class Program:
             vocab_size=task.vocab_size,
             num_classes=task.num_classes,
             # "dropout" for mixers that would keep the stream: they are told not to, see __init__.
-            rngs=nnx.Rngs(params=jax.random.key(config.seed), dropout=jax.random.key(config.seed)),
+            rngs=nnx.Rngs(params=self._params_key, dropout=self._dropout_key),
         )
 
     def init(self) -> State:
@@ -83,16 +85,44 @@ class Program:
 
     def compile(self, state: State) -> jax.stages.Compiled:
         """Returns the compiled training step: (state, batch) → (state, (loss, correct, gradient norm))."""
-        rows, length = self._config.batch_size, self._config.length
-        batch = {
-            "tokens": jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=self._sharded),
-            "mask": jax.ShapeDtypeStruct((rows, length), jnp.bool_, sharding=self._sharded),
-            "label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=self._sharded),
+        step = jax.jit(self._train_batch, donate_argnums=0)
+        return step.lower(state, self._abstract_batch(self._config.length)).compile()
+
+    def compile_evaluation(self, params: Any, length: int | None = None) -> jax.stages.Compiled:
+        """Returns the compiled evaluation: (params, batch) → (weight of correct, sum of losses); kept."""
+        length = self._config.length if length is None else length
+        if length not in self._evaluations:
+            batch = self._abstract_batch(length)
+            batch["weight"] = jax.ShapeDtypeStruct(
+                (self._config.batch_size,), jnp.float32, sharding=self._sharded
+            )
+            self._evaluations[length] = jax.jit(self._evaluate_batch).lower(params, batch).compile()
+        return self._evaluations[length]
+
+    def check(self) -> None:
+        """Traces a training step without compiling it: what a mixer does wrong shows within seconds.
+
+        Raises:
+          UsageError: if the mixer returns a wrong shape.
+        """
+        jax.eval_shape(
+            self._train_batch, jax.eval_shape(self.init), self._abstract_batch(self._config.length)
+        )
+
+    def _abstract_batch(self, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+        rows = self._config.batch_size
+        shapes = {
+            "tokens": ((rows, length), jnp.int32),
+            "mask": ((rows, length), jnp.bool_),
+            "label": ((rows,), jnp.int32),
         }
-        return jax.jit(self._train_batch, donate_argnums=0).lower(state, batch).compile()
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharded)
+            for name, (shape, dtype) in shapes.items()
+        }
 
     def _train_batch(self, state: State, batch: dict[str, Array]) -> tuple[State, tuple[Array, Array, Array]]:
-        key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
+        key = jax.random.fold_in(self._dropout_key, state.step)
 
         def mean_loss(params: Any) -> tuple[Array, Array]:
             model = nnx.merge(self._graph, params)
@@ -123,16 +153,21 @@ class Program:
         message: str,
         *,
         length: int | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> tuple[float, float]:
-        """Returns accuracy in percent and mean loss over the first `limit` examples (None: all)."""
+        """Returns accuracy in percent and mean loss over the first `limit` examples (None: all).
+
+        `between` is called before every batch; what it raises ends the evaluation.
+        """
+        length = self._config.length if length is None else length
         size = self._config.batch_size
         total = len(source) if limit is None else min(limit, len(source))
         correct = loss = weight = 0.0
-        for batch in data.evaluation_batches(
-            source, length=length or self._config.length, batch_size=size, limit=limit
-        ):
+        for batch in data.evaluation_batches(source, length=length, batch_size=size, limit=limit):
+            between()
             progress.show(message, round(weight), total)
-            batch_correct, batch_loss = jax.device_get(self._evaluation_step(params, self.shard(batch)))
+            evaluation = self.compile_evaluation(params, length)
+            batch_correct, batch_loss = jax.device_get(evaluation(params, self.shard(batch)))
             correct, loss = correct + float(batch_correct), loss + float(batch_loss)
             weight += float(batch["weight"].sum())
         return 100.0 * correct / weight, loss / weight

@@ -58,6 +58,7 @@ class Progress:
                 expand=True,
                 transient=True,
             )
+            self._task = self._bar.add_task("", total=None, status="", visible=False)
             self._bar.start()
         self._thread = threading.Thread(target=self._keep_alive, daemon=True)
         self._thread.start()
@@ -78,17 +79,18 @@ class Progress:
     def show(self, message: str, done: int = 0, total: int = 0, note: str = "") -> None:
         """Says what is under way: `done` of `total` (0: unknown), with a note such as the latest loss."""
         with self._lock:
-            changed = message != self._message
-            if changed:
+            if message != self._message:
                 self._started, self._first = time.monotonic(), done
             self._message, self._done, self._total, self._note = message, done, total, note
-        if self._bar is not None:
-            if changed and self._task is not None:
-                self._bar.remove_task(self._task)
-                self._task = None
-            if self._task is None:
-                self._task = self._bar.add_task(message, total=total or None, status="")
-            self._bar.update(self._task, completed=done, total=total or None, status=self._status())
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                description=message,
+                completed=done,
+                total=total or None,
+                status=self._status(),
+                visible=True,
+            )
         else:
             self._print_if_due()
 

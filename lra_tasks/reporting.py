@@ -12,14 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks.errors import UsageError
-from lra_tasks.files import replace, write_json
+from lra_tasks.files import replace, write_json, writing
 from lra_tasks.metrics import Metrics
+from lra_tasks.mixers import ABOUT
 from lra_tasks.progress import duration
 from lra_tasks.tasks import get_task
 
-COLUMNS = ("mixer", "test accuracy, %", "parameters", "examples/s", "peak memory", "time")
-# Validation and training colours for up to eight mixers, told apart by colour-blind readers too.
+COLUMNS = ("mixer", "seeds", "accuracy, %", "parameters", "examples/s", "memory", "time")
+ORDER = "comparison.json"  # the names of the runs' folders, in the order of the table
+# One a mixer, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+      seed: its seed.
+      test_accuracy: percent, at the step with the best validation.
+      examples_per_second: in training, from the median step.
+      seconds: in training steps and validations.
+      curve: of every validation the step, the accuracy in percent, and the seconds until then.
+    """
+
+    seed: int
+    test_accuracy: float
+    examples_per_second: float
+    seconds: float
+    curve: tuple[tuple[int, float, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,41 +49,41 @@ class Row:
 
     Attributes:
       mixer: its name.
-      accuracies: test accuracy of each seed, percent.
+      runs: one a seed.
       num_parameters: of the whole model.
-      examples_per_second: in training, from the median step; the median over the seeds.
       peak_bytes: memory of the compiled training step on one device: arguments, outputs, temporaries.
-      seconds: in training steps and validations; the mean over the seeds.
-      curves: of each seed, every validation's step, accuracy in percent, and seconds from the start.
     """
 
     mixer: str
-    accuracies: tuple[float, ...]
+    runs: tuple[Run, ...]
     num_parameters: int
-    examples_per_second: float
     peak_bytes: int
-    seconds: float
-    curves: tuple[tuple[tuple[int, float, float], ...], ...]
 
     @property
     def accuracy(self) -> float:
-        """The mean over the seeds, percent."""
-        return statistics.fmean(self.accuracies)
+        """The mean test accuracy, percent."""
+        return statistics.fmean(run.test_accuracy for run in self.runs)
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation of the test accuracy; None for a single seed."""
+        return statistics.stdev(run.test_accuracy for run in self.runs) if len(self.runs) > 1 else None
+
+    @property
+    def examples_per_second(self) -> float:
+        """The median training rate."""
+        return statistics.median(run.examples_per_second for run in self.runs)
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, in the order of `COLUMNS`."""
-        accuracy = f"{self.accuracy:.2f}"
-        if len(self.accuracies) > 1:
-            accuracy += f" ± {statistics.stdev(self.accuracies):.2f}"
         return (
             self.mixer,
-            accuracy,
+            str(len(self.runs)),
+            f"{self.accuracy:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}"),
             f"{self.num_parameters:,}",
-            f"{self.examples_per_second:,.0f}"
-            if self.examples_per_second >= 10
-            else f"{self.examples_per_second:.2g}",
+            _rounded(self.examples_per_second),
             f"{self.peak_bytes / 1e6:,.0f} MB",
-            duration(self.seconds),
+            duration(statistics.fmean(run.seconds for run in self.runs)),
         )
 
 
@@ -102,14 +123,15 @@ class Report:
         return "\n".join(lines + [f"{note}\n" for note in self.notes])
 
     def csv(self) -> str:
-        """The rows as comma-separated values, unrounded, one line a seed."""
+        """The runs as comma-separated values, unrounded, one line each."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        fields = ("num_parameters", "examples_per_second", "peak_bytes", "seconds")
-        writer.writerow(("mixer", "run", "test_accuracy", *fields))
+        fields = ("seed", "test_accuracy", "examples_per_second", "seconds")
+        writer.writerow(("mixer", *fields, "num_parameters", "peak_bytes"))
         for row in self.rows:
-            for number, accuracy in enumerate(row.accuracies):
-                writer.writerow((row.mixer, number, accuracy, *(getattr(row, name) for name in fields)))
+            for run in row.runs:
+                values = (getattr(run, name) for name in fields)
+                writer.writerow((row.mixer, *values, row.num_parameters, row.peak_bytes))
         return text.getvalue()
 
     def json(self) -> dict[str, Any]:
@@ -120,24 +142,16 @@ class Report:
     def from_json(cls, content: dict[str, Any]) -> "Report":
         """Returns the report that `json` gave."""
 
-        rows = tuple(
-            Row(
-                **{
-                    **row,
-                    "accuracies": tuple(row["accuracies"]),
-                    "curves": tuple(tuple(map(tuple, points)) for points in row["curves"]),
-                }
-            )
-            for row in content["rows"]
-        )
+        def run(fields: dict[str, Any]) -> Run:
+            return Run(**{**fields, "curve": tuple(tuple(point) for point in fields["curve"])})
+
+        rows = tuple(Row(**{**row, "runs": tuple(map(run, row["runs"]))}) for row in content["rows"])
         return cls(**{**content, "rows": rows, "notes": tuple(content["notes"])})
 
     def plot(self, path: Path) -> None:
         """Draws the picture: accuracy against speed with memory as area, and the learning curves."""
         import matplotlib
-
-        matplotlib.use("agg")
-        from matplotlib import pyplot as plt
+        from matplotlib.figure import Figure  # without pyplot: a notebook keeps its own backend
 
         style: Any = {
             "axes.spines.top": False,
@@ -148,82 +162,71 @@ class Report:
             "axes.titlesize": 12,
             "axes.titlelocation": "left",
         }
-        with plt.rc_context(style):
-            figure, (speed, curves) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=(12, 4.8), layout="constrained")
+            speed, curves = figure.subplots(1, 2)
             _plot_speed(speed, self.rows, self.references)
             _plot_curves(curves, self.rows)
             figure.suptitle(f"{self.task}: {', '.join(row.mixer for row in self.rows)}", x=0.01, ha="left")
             figure.savefig(path, dpi=150, metadata={"Software": None})
-            plt.close(figure)
 
 
-def report(out_dir: str | os.PathLike[str], *, order: Sequence[str] | None = None) -> Report:
+def report(out_dir: str | os.PathLike[str]) -> Report:
     """Collects the finished runs in the subfolders of a folder, and writes the report beside them.
 
-    Writes `report.md`, `report.csv`, `report.json` and `report.png`.
+    Writes `report.md`, `report.csv`, `report.json` and `report.png`. Runs that `compare` made stand in the
+    order given to it, others after them by name.
 
     Args:
       out_dir: folder of a comparison.
-      order: names of the runs' folders, in the order of the table; None takes all, by name.
 
     Raises:
       UsageError: if there is no finished run, or runs differ in more than mixer and seed.
     """
     out_dir = Path(out_dir)
-    folders = [out_dir / name for name in order] if order is not None else sorted(out_dir.glob("*/"))
-    summaries = [
-        (json.loads((folder / "summary.json").read_text()), folder)
-        for folder in folders
-        if (folder / "summary.json").is_file()
-    ]
-    if not summaries:
+    order = json.loads((out_dir / ORDER).read_text()) if (out_dir / ORDER).is_file() else []
+    names = dict.fromkeys([*order, *sorted(path.name for path in out_dir.glob("*/"))])
+    folders = [out_dir / name for name in names if (out_dir / name / "summary.json").is_file()]
+    if not folders:
         raise UsageError(f"There is no finished run in the subfolders of {out_dir}.")
-    shared = [_shared_settings(folder) for _, folder in summaries]
-    for (_, folder), settings in zip(summaries, shared, strict=True):
+    shared = [_shared_settings(folder) for folder in folders]
+    for folder, settings in zip(folders, shared, strict=True):
         changed = [name for name in settings if settings[name] != shared[0][name]]
         if changed:
             raise UsageError(
-                f"{folder} differs from {summaries[0][1]} in {', '.join(changed)}: these runs cannot stand in"
-                " one table. Report on them apart."
+                f"{folder} differs from {folders[0]} in {', '.join(changed)}: these runs cannot stand in one"
+                " table. Report on them apart."
             )
-    groups: dict[str, list[tuple[dict[str, Any], Path]]] = {}
-    for summary, folder in summaries:
-        groups.setdefault(summary["mixer"], []).append((summary, folder))
-    rows = tuple(_row(mixer, group) for mixer, group in groups.items())
+    groups: dict[str, list[tuple[dict[str, Any], Run]]] = {}
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    for summary, folder in zip(summaries, folders, strict=True):
+        groups.setdefault(summary["mixer"], []).append((summary, _run(summary, folder)))
+    rows = tuple(
+        Row(mixer, tuple(run for _, run in group), group[0][0]["num_parameters"], group[0][0]["peak_bytes"])
+        for mixer, group in groups.items()
+    )
     references = out_dir / "references.json"
-    first = summaries[0][0]
     result = Report(
-        task=first["task"],
+        task=summaries[0]["task"],
         rows=rows,
         references=json.loads(references.read_text()) if references.is_file() else {},
-        notes=(*_ratios(rows), *_notes(first, [summary["seed"] for summary, _ in groups[first["mixer"]]])),
-        environment=first["environment"],
-        data=first["data"],
+        notes=(*_ratios(rows), *_notes(rows, summaries)),
+        environment=summaries[0]["environment"],
+        data=summaries[0]["data"],
     )
     replace(out_dir / "report.md", result.markdown())
     replace(out_dir / "report.csv", result.csv())
     write_json(out_dir / "report.json", result.json())
-    result.plot(out_dir / "report.png")
+    with writing(out_dir / "report.png"):
+        result.plot(out_dir / "report.png")
     return result
 
 
-def _row(mixer: str, group: list[tuple[dict[str, Any], Path]]) -> Row:
-    summaries = [summary for summary, _ in group]
-    return Row(
-        mixer=mixer,
-        accuracies=tuple(summary["test_accuracy"] for summary in summaries),
-        num_parameters=summaries[0]["num_parameters"],
-        examples_per_second=statistics.median(summary["examples_per_second"] for summary in summaries),
-        peak_bytes=summaries[0]["peak_bytes"],
-        seconds=statistics.fmean(summary["seconds"] for summary in summaries),
-        curves=tuple(_curve(folder) for _, folder in group),
-    )
-
-
-def _curve(folder: Path) -> tuple[tuple[int, float, float], ...]:
-    rows = Metrics(folder / "metrics.jsonl").rows()
-    return tuple(
-        (row["step"], row["accuracy"], row["seconds"]) for row in rows if row["split"] == "validation"
+def _run(summary: dict[str, Any], folder: Path) -> Run:
+    validations = [row for row in Metrics(folder / "metrics.jsonl").rows() if row["split"] == "validation"]
+    return Run(
+        curve=tuple((row["step"], row["accuracy"], row["seconds"]) for row in validations),
+        **{name: summary[name] for name in ("seed", "test_accuracy", "examples_per_second", "seconds")},
     )
 
 
@@ -232,29 +235,45 @@ def _shared_settings(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ("mixer", "seed")}
 
 
+def _rounded(number: float) -> str:
+    """Two digits, or a whole number."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
 def _ratios(rows: Sequence[Row]) -> list[str]:
     """Returns a sentence for every row after the first: the first's speed and memory against its."""
     first, *others = rows
     return [
-        f"{first.mixer} trains {first.examples_per_second / other.examples_per_second:.2g} times the examples"
-        f" per second of {other.mixer}, in {first.peak_bytes / other.peak_bytes:.2g} times its memory."
+        f"{first.mixer} trains {_rounded(first.examples_per_second / other.examples_per_second)} times the"
+        f" examples per second of {other.mixer}, in {_rounded(first.peak_bytes / other.peak_bytes)} times its"
+        " memory."
         for other in others
     ]
 
 
-def _notes(summary: dict[str, Any], seeds: list[int]) -> tuple[str, ...]:
-    environment = summary["environment"]
+def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str]:
+    summary, environment = summaries[0], summaries[0]["environment"]
     versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("jax", "flax", "optax"))
-    return (
+    seeds = {row.mixer: ", ".join(str(run.seed) for run in row.runs) for row in rows}
+    same = len(set(seeds.values())) == 1
+    notes = [
         f"T = {summary['length']:,} tokens, {summary['num_steps']:,} steps of {summary['batch_size']}"
-        f" examples, seeds {', '.join(map(str, seeds))}. Accuracy is the mean over the seeds, ± the sample"
-        " standard deviation where there are several. Examples/s are those of the median training step."
-        " Memory is that of the compiled training step: arguments, outputs and temporaries. Time is that of"
-        " training and validation.",
+        " examples, pooling "
+        + summary["pooling"]
+        + ", seeds "
+        + (seeds[rows[0].mixer] if same else "; ".join(f"{mixer} {seeds[mixer]}" for mixer in seeds))
+        + ". Accuracy is that of the test split, the mean over the seeds, ± the sample standard deviation"
+        " where there are several. Examples/s are those of the median training step. Memory is that of the"
+        " compiled training step: arguments, outputs and temporaries. Time is that of training and"
+        " validation.",
+        "; ".join(f"{row.mixer} is {ABOUT.get(row.mixer, 'a mixer of your own')}" for row in rows) + ".",
         f"Measured on {environment['devices'][0]} ({len(environment['devices'])} device(s),"
         f" {environment['cpus']} CPUs), Python {environment['python']}, {versions};"
         f" data: {summary['data']['dataset']}, {summary['data'].get('origin', 'unknown origin')}.",
-    )
+    ]
+    if any(other["environment"] != environment for other in summaries):
+        notes.append("Some runs were made with other versions or on another machine: see their env.json.")
+    return notes
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -278,9 +297,10 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
         )
     for row, colour in zip(rows, COLOURS * len(rows), strict=False):
         area = 2200 * row.peak_bytes / largest
-        error = statistics.stdev(row.accuracies) if len(row.accuracies) > 1 else None
-        if error is not None:
-            axes.errorbar(row.examples_per_second, row.accuracy, error, color=colour, capsize=3, zorder=2)
+        if row.deviation is not None:
+            axes.errorbar(
+                row.examples_per_second, row.accuracy, row.deviation, color=colour, capsize=3, zorder=2
+            )
         axes.scatter(row.examples_per_second, row.accuracy, area, color=colour, alpha=0.55, zorder=3)
         axes.annotate(
             f"{row.mixer}\n{row.peak_bytes / 1e6:,.0f} MB",
@@ -305,8 +325,8 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
 
 def _plot_curves(axes: Any, rows: Sequence[Row]) -> None:
     for row, colour in zip(rows, COLOURS * len(rows), strict=False):
-        for number, curve in enumerate(row.curves):
-            _, accuracies, seconds = zip(*curve, strict=True)
+        for number, run in enumerate(row.runs):
+            _, accuracies, seconds = zip(*run.curve, strict=True)
             axes.plot(
                 seconds,
                 accuracies,
@@ -314,7 +334,7 @@ def _plot_curves(axes: Any, rows: Sequence[Row]) -> None:
                 linewidth=2,
                 marker="o",
                 markersize=4,
-                alpha=1.0 if len(row.curves) == 1 else 0.6,
+                alpha=1.0 if len(row.runs) == 1 else 0.6,
                 label=row.mixer if number == 0 else None,
             )
     axes.set_xscale("log", subs=(2, 5))

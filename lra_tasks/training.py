@@ -21,8 +21,9 @@ from lra_tasks import data
 from lra_tasks.checkpoint import Checkpoints
 from lra_tasks.config import Config, differences, read_config, to_json
 from lra_tasks.errors import Interrupted, UsageError
-from lra_tasks.files import replace, write_json
+from lra_tasks.files import locked, replace, write_json
 from lra_tasks.metrics import Metrics, environment
+from lra_tasks.mixers import get_mixer
 from lra_tasks.model import num_parameters
 from lra_tasks.program import Program, memory_bytes
 from lra_tasks.progress import Progress, Silent
@@ -40,7 +41,7 @@ class Record:
       best_step, best_accuracy, best_loss: of the best validation so far.
       seconds: spent in training steps and validations, over all sessions of the run.
       window: sums since the last row of metrics.jsonl: loss, correct predictions, steps.
-      step_seconds: duration of every step since the last row, then the medians of the rows before.
+      step_seconds: duration of every step since the last row.
     """
 
     position: dict[str, int]
@@ -85,7 +86,8 @@ def train(
     progress = progress or Silent()
     run_dir = Path(run_dir)
     task = get_task(config.task)
-    _check_folder(run_dir, config)
+    get_mixer(config.mixer)
+    check_folder(run_dir, config)
     if (run_dir / "summary.json").is_file():
         return json.loads((run_dir / "summary.json").read_text())
 
@@ -102,10 +104,14 @@ def train(
     progress.show(f"{label}: compiling")
     state = program.init()
     compiled = program.compile(state)
+    program.compile_evaluation(state.params)
     _claim(run_dir, config)
-    checkpoints = Checkpoints(run_dir / "checkpoints")
     metrics = Metrics(run_dir / "metrics.jsonl")
-    with contextlib.closing(checkpoints), _asked_to_end() as asked:
+    with (
+        locked(run_dir / ".lock", f"{run_dir} is being trained by process PID; wait for it, or end it."),
+        contextlib.closing(Checkpoints(run_dir / "checkpoints")) as checkpoints,
+        _asked_to_end() as asked,
+    ):
         record = Record(position=dict(batches.get_state()))
         best_params = _copy(state.params)
         restored = checkpoints.restore({"state": state, "best_params": best_params})
@@ -115,6 +121,12 @@ def train(
             batches.set_state(record.position)
         step = int(state.step)
         metrics.drop_after(step)
+
+        def stop_if_asked() -> None:
+            if asked:
+                raise Interrupted(
+                    f"Stopped at step {step:,}, saved in {run_dir}. The same command goes on from there."
+                )
 
         def save() -> None:
             record.position = dict(batches.get_state())
@@ -172,16 +184,11 @@ def train(
                 )
             if step % config.save_every == 0 or step == config.num_steps or asked:
                 save()
-            if asked:
-                raise Interrupted(
-                    f"Stopped at step {step}, saved in {run_dir}. The same command goes on from there."
-                )
+            stop_if_asked()
 
-        accuracy, loss = program.evaluate(best_params, sources["test"], None, progress, f"{label}: testing")
-        if asked:
-            raise Interrupted(
-                f"Stopped after the last step, saved in {run_dir}. The same command goes on from there."
-            )
+        accuracy, loss = program.evaluate(
+            best_params, sources["test"], None, progress, f"{label}: testing", between=stop_if_asked
+        )
     summary = {
         "task": config.task,
         "mixer": config.mixer,
@@ -189,6 +196,7 @@ def train(
         "length": config.length,
         "num_steps": config.num_steps,
         "batch_size": config.batch_size,
+        "pooling": config.model.pooling,
         "test_accuracy": accuracy,
         "test_loss": loss,
         "best_step": record.best_step,
@@ -238,6 +246,8 @@ def evaluate(
     if restored is None:
         raise UsageError(f"The run in {run_dir} has no checkpoint yet. `lra train` goes on with it.")
     tree, record = restored
+    if not record["best_step"]:
+        raise UsageError(f"The run in {run_dir} has no validated step yet. `lra train` goes on with it.")
     accuracy, loss = program.evaluate(
         tree["best_params"], source, None, progress or Silent(), "evaluating", length=length
     )
@@ -265,7 +275,7 @@ def _training_row(step: int, batch_size: int, record: Record, grad_norm: float) 
     return row
 
 
-def _check_folder(run_dir: Path, config: Config) -> None:
+def check_folder(run_dir: Path, config: Config) -> None:
     """Refuses a folder that holds another run, or anything else; changes nothing."""
     if (run_dir / "config.json").is_file():
         changed = differences(read_config(run_dir), config)
@@ -292,7 +302,7 @@ def _not_finite(run_dir: Path, what: str, saved: int | None) -> UsageError:
     kept = f"The checkpoint of step {saved} is kept." if saved else "No checkpoint had been saved yet."
     return UsageError(
         f"{what} Training stopped in {run_dir}. {kept} A lower --optimizer.learning-rate or a longer"
-        " --optimizer.warmup-steps often helps."
+        " --optimizer.warmup-steps often helps; it makes another run, in another folder."
     )
 
 
@@ -310,9 +320,11 @@ def _asked_to_end() -> Iterator[list[int]]:
         asked.append(number)
         signal.signal(number, earlier[number])
 
-    if threading.current_thread() is threading.main_thread():
-        earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                earlier[number] = signal.getsignal(number)
+                signal.signal(number, note)
         yield asked
     finally:
         for number, handler in earlier.items():

@@ -192,11 +192,11 @@ def test_dropout_follows_its_key(mixer):
     tokens, mask = batch([6, 8], 8)
 
     @nnx.jit
-    def dropped(model, seed):
-        return model(tokens, mask, deterministic=False, rngs=nnx.Rngs(dropout=seed))
+    def dropped(model, key):
+        return model(tokens, mask, deterministic=False, rngs=nnx.Rngs(dropout=key))
 
     def logits(seed):
-        return dropped(model, jnp.asarray(seed))
+        return dropped(model, jax.random.key(seed))
 
     assert (logits(0) == logits(0)).all()
     assert (logits(0) != logits(1)).any()

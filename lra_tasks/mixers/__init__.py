@@ -53,6 +53,13 @@ MIXERS: dict[str, str | None] = {
     "none": None,
 }
 
+# Which implementation stands behind a name: said beside every result.
+ABOUT: dict[str, str] = {
+    "hrr": "hrrformer.nnx.HRRAttention, the paper's layer",
+    "softmax": "jax.nn.dot_product_attention by XLA, which holds all T × T weights in memory",
+    "none": "the same model without the attention branch",
+}
+
 
 def get_mixer(name: str) -> type[Mixer] | None:
     """Returns the mixer class of that name (None for "none"), importing it only now.
@@ -67,6 +74,8 @@ def get_mixer(name: str) -> type[Mixer] | None:
         return None
     module_name, _, class_name = path.partition(":")
     try:
+        if module_name.startswith("."):
+            raise ImportError("the module's name must be absolute")
         mixer = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(

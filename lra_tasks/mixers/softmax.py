@@ -10,11 +10,12 @@ from lra_tasks.mixers import MixerSpec
 
 
 class SoftmaxMixer(nnx.Module):
-    """Multi-head softmax attention over all real tokens: O(T²) time and, on XLA's CPU path, memory.
+    """Multi-head softmax attention over all real tokens: O(T²) time and memory.
 
     The same projections as the holographic mixer, without biases, so that both have the same number of
-    parameters. Weights are not dropped: `jax.nn.dot_product_attention`, which also reaches the fused
-    kernels of GPUs, has no dropout; the encoder drops the branch's output as for every mixer.
+    parameters. Weights are not dropped, since `jax.nn.dot_product_attention` has no dropout; the encoder
+    drops the branch's output as for every mixer. JAX runs its XLA implementation here on every platform;
+    it does not choose the fused kernels of GPUs by itself.
     """
 
     def __init__(self, spec: MixerSpec, *, rngs: nnx.Rngs) -> None:
@@ -33,6 +34,6 @@ class SoftmaxMixer(nnx.Module):
     ) -> Float[Array, "B T D"]:
         del deterministic, rngs  # nothing is dropped inside
         mixed = jax.nn.dot_product_attention(
-            self.query(x), self.key(x), self.value(x), mask=mask[:, None, None, :]
+            self.query(x), self.key(x), self.value(x), mask=mask[:, None, None, :], implementation="xla"
         )
         return self.out(mixed)

@@ -5,14 +5,8 @@ Worker processes import `lra_tasks.tasks.listops` only, which needs nothing but 
 
 import contextlib
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,12 +16,10 @@ import tensorflow_datasets as tfds
 from lra_tasks.errors import UsageError
 from lra_tasks.tasks import listops
 from lra_tasks.tasks.base import SPLITS
+from lra_tasks.workers import Call, spread
 
 CHUNK = 250  # expressions a worker makes before it hands them over
 RELEASE_FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
-
-_Rows = list[tuple[bytes, int]]
-_Call = tuple[Callable[..., _Rows], tuple[Any, ...]]  # a function and its arguments: one chunk of the work
 
 
 @dataclass(kw_only=True)
@@ -102,7 +94,7 @@ class ListOps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         seen: dict[bytes, tuple[str, int]] = {}
         return {split: self._generate_examples(split, work[split], seen) for split in SPLITS}
 
-    def _drawn_work(self, config: Any) -> tuple[dict[str, list[_Call]], dict[str, Any]]:
+    def _drawn_work(self, config: Any) -> tuple[dict[str, list[Call]], dict[str, Any]]:
         work, start = {}, 0
         for split in SPLITS:
             stop = start + config.num_examples[split]
@@ -113,7 +105,7 @@ class ListOps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             start = stop
         return work, {"origin": "lra_tasks.tasks.listops.expression", "seed": config.seed}
 
-    def _release_work(self, dl_manager: Any) -> tuple[dict[str, list[_Call]], dict[str, Any]]:
+    def _release_work(self, dl_manager: Any) -> tuple[dict[str, list[Call]], dict[str, Any]]:
         try:
             folder = Path(dl_manager.manual_dir)
         except AssertionError as error:
@@ -138,10 +130,10 @@ class ListOps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return work, {"origin": "the Long Range Arena's release", "sha256": digests}
 
     def _generate_examples(
-        self, split: str, work: list[_Call], seen: dict[bytes, tuple[str, int]]
+        self, split: str, work: list[Call], seen: dict[bytes, tuple[str, int]]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         index = 0
-        with contextlib.closing(_spread(work, self.num_workers)) as chunks:
+        with contextlib.closing(spread(work, self.num_workers)) as chunks:
             for rows in chunks:
                 for tokens, label in rows:
                     first = seen.setdefault(hashlib.blake2b(tokens, digest_size=16).digest(), (split, index))
@@ -154,38 +146,3 @@ class ListOps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     index += 1
                 if self.report is not None:
                     self.report(len(seen))
-
-
-def _spread(work: list[_Call], num_workers: int | None) -> Generator[_Rows, None, None]:
-    """Calls every item of `work` in fresh processes and yields the results in the order of `work`."""
-    num_workers = min(len(work), num_workers or _num_processors())
-    if num_workers <= 1:
-        yield from (function(*arguments) for function, arguments in work)
-        return
-    context = multiprocessing.get_context("spawn")  # the parent may hold JAX's threads: never fork it
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent)
-    try:
-        futures = [pool.submit(function, *arguments) for function, arguments in work]
-        while futures:
-            yield futures.pop(0).result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _num_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _end_with_parent() -> None:
-    """Makes a worker leave Ctrl-C to its parent and end when the parent is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_after(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

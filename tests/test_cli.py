@@ -1,0 +1,239 @@
+"""The `lra` command: help, exit codes, errors in one paragraph, and signs of life."""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import arena
+import pytest
+from rich.console import Console
+
+from lra_tasks import Progress
+from lra_tasks.cli import COMMANDS
+from lra_tasks.progress import duration
+
+ESCAPE = "\x1b"
+
+
+def refused(*arguments, **options):
+    """Runs a command that must be refused, and returns its one paragraph."""
+    result = arena.lra(*arguments, **options)
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert ESCAPE not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 20
+    return result.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), *((name, "--help") for name in COMMANDS)])
+def test_help(arguments):
+    result = arena.lra(*arguments, env={"COLUMNS": "60"})
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "lra" in result.stdout
+    assert ESCAPE not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    if not arguments:
+        assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_list():
+    result = arena.lra("list", env={"COLUMNS": "60"})
+    assert result.returncode == 0, result.stderr
+    for word in ("listops", "2,000", "96,000", "smoke", "quick", "paper", "hrr", "softmax", "none"):
+        assert word in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert ESCAPE not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("trian",), ["'trian'", "'train'"]),
+        (("compare", "listop"), ["no task 'listop'", "'listops'"]),
+        (("train", "listop", "--seed", "1"), ["no task 'listop'", "'listops'"]),
+        (("prepare", "listop"), ["no task 'listop'", "'listops'"]),
+        (("prepare", "listops", "--config", "smok"), ["'smok'", "'smoke'"]),
+        (("compare", "listops", "--preset", "quik"), ["no preset 'quik'", "'quick'"]),
+        (("train", "listops", "--preset=quik"), ["no preset 'quik'", "'quick'"]),
+        (("compare", "listops", "--mixers", "hrr", "softmx"), ["no mixer 'softmx'", "'softmax'"]),
+        (("train", "listops", "--mixer", "hr"), ["no mixer 'hr'", "'hrr'"]),
+        (("train", "listops", "--model.widht", "8"), ["--model.widht", "--model.width"]),
+        (("train", "listops", "--num-stps", "8"), ["--num-stps", "--num-steps"]),
+        (("train", "listops", "--num-steps", "many"), ["--num-steps", "many"]),
+        (("train", "listops", "--model.num-heads", "3", "--model.width", "8"), ["divide", "8", "3"]),
+        (("train", "listops", "--num-steps", "0"), ["--num-steps", "at least 1", "0"]),
+        (("train", "listops", "--seed", "-1"), ["--seed", "-1"]),
+        (("train",), ["task"]),
+        (("compare", "listops", "--mixers"), ["mixer"]),
+        (("evaluate", "nowhere"), ["no run in nowhere", "lra train"]),
+        (("evaluate", "nowhere", "--split", "tests"), ["tests", "test"]),
+        (("report", "nowhere"), ["no finished run", "nowhere"]),
+    ],
+)
+def test_what_is_refused(arguments, words, smoke_data, tmp_path):
+    error = refused(*arguments, env={"TFDS_DATA_DIR": str(smoke_data)}, cwd=tmp_path)
+    for word in words:
+        assert word in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_dataset(smoke_data, tmp_path):
+    shutil.copytree(smoke_data, tmp_path / "data")
+    folder = tmp_path / "data" / "lra_listops" / "smoke" / "1.0.0"
+    file = next(folder.glob("*test*"))
+    os.truncate(file, 100)
+    error = refused("train", "listops", "--preset", "smoke", "--data-dir", "data", cwd=tmp_path)
+    for word in (
+        "data/lra_listops/smoke/1.0.0",
+        file.name,
+        "`lra prepare listops --overwrite --config smoke",
+    ):
+        assert word in error
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_train_and_evaluate(smoke_data, tmp_path):
+    arguments = ("train", "listops", "--preset", "smoke", "--mixer", "none", "--num-steps", "3")
+    env = {"TFDS_DATA_DIR": str(smoke_data)}
+    result = arena.lra(*arguments, cwd=tmp_path, env=env)
+    assert result.returncode == 0, result.stderr
+    (accuracy,) = re.findall(r"^runs/listops-smoke/none-seed0: test accuracy (\S+) %", result.stdout)
+    assert ESCAPE not in result.stdout + result.stderr
+    again = arena.lra(*arguments, cwd=tmp_path, env=env)
+    assert again.stdout == result.stdout
+    result = arena.lra("evaluate", "runs/listops-smoke/none-seed0", cwd=tmp_path, env=env)
+    assert f"test: accuracy {accuracy} %" in result.stdout
+    assert "256 examples" in result.stdout
+    error = refused(*arguments, "--model.width", "32", cwd=tmp_path, env=env)
+    assert "model.width: 16, 32" in error
+
+
+def test_a_mixer_in_the_current_directory(smoke_data, tmp_path):
+    """As the README has it; the console script's own folder is what Python looks in, not this one."""
+    (tmp_path / "mine.py").write_text(
+        "from flax import nnx\n"
+        "class Identity(nnx.Module):\n"
+        "    def __init__(self, spec, *, rngs): pass\n"
+        "    def __call__(self, x, mask, *, deterministic, rngs): return x\n"
+    )
+    lra = Path(sys.executable).with_name("lra")
+    result = subprocess.run(
+        [lra, "train", "listops", "--preset", "smoke", "--mixer", "mine:Identity", "--num-steps", "1"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"TFDS_DATA_DIR": str(smoke_data)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs" / "listops-smoke" / "mine.Identity-seed0" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("arguments", ["", "list", "train listops --help"])
+def test_a_reader_that_leaves(arguments):
+    script = f"{' '.join(arena.command())} {arguments} | head -1"
+    result = subprocess.run(
+        ["bash", "-c", script], env=arena.environment(), capture_output=True, text=True, check=False
+    )
+    assert result.stdout.count("\n") == 1
+    assert result.stderr == ""
+
+
+def test_piped_comparison(smoke_race):
+    out, err = (smoke_race / "stdout").read_text(), (smoke_race / "stderr").read_text()
+    assert ESCAPE not in out + err
+    assert max(map(len, out.splitlines())) <= 120
+    assert "hrr" in out
+    assert "validation accuracy" in err
+    assert len(err.splitlines()) < 60
+
+
+# Signs of life
+
+
+def test_heartbeat_while_nothing_is_said():
+    out = io.StringIO()
+    with Progress(interval=0.2, console=Console(file=out, width=60)) as progress:
+        progress.show("compiling")
+        time.sleep(2.3)
+    lines = out.getvalue().splitlines()
+    assert len(lines) >= 4
+    assert lines[0] == "compiling"
+    assert all(line.startswith("compiling") for line in lines)
+    assert lines[-1].split()[-2:] == ["2", "s"]
+
+
+def test_rate_and_time_left():
+    out = io.StringIO()
+    with Progress(interval=0.2, console=Console(file=out, width=60)) as progress:
+        progress.show("training", 1000, 1000 + 10**7, "loss 1.234")
+        for done in range(15):
+            time.sleep(0.1)
+            progress.show("training", 1001 + 2 * done, 1000 + 10**7, "loss 1.234")
+    last = out.getvalue().splitlines()[-1]
+    count, rate, left = re.fullmatch(
+        r"training  (1,0\d\d)/10,001,000  loss 1\.234  (\d+)/s  (\d+ h \d+ min) left", last
+    ).groups()
+    assert 5 <= int(rate) <= 21  # of this session, not counted from 0
+    hours = (10**7 + 1000 - int(count.replace(",", ""))) / int(rate) / 3600
+    assert abs(int(left.split()[0]) - hours) < 0.06 * hours
+
+
+def test_lines_are_not_more_than_asked_for():
+    out = io.StringIO()
+    with Progress(interval=30, console=Console(file=out, width=60)) as progress:
+        for done in range(500):
+            progress.show("training", done, 500)
+        progress.say("a line for good [with brackets]")
+    assert out.getvalue().splitlines() == ["training  0/500", "a line for good [with brackets]"]
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_bar_in_a_terminal(width):
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=True)
+    with Progress(console=console) as progress:
+        progress.show("listops softmax seed 0: checking the data")
+        for done in range(5):
+            progress.show("listops softmax seed 0: training", done, 5, "loss 2.345")
+            time.sleep(0.3)
+        progress.say("listops softmax seed 0: step 5")
+    text = out.getvalue()
+    assert ESCAPE in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert max(len(line) for line in re.split(r"[\r\n]", plain)) <= width
+    assert "listops softmax" in plain
+    assert "step 5" in plain
+    assert ("4/5" in plain) == (width == 100)  # what does not fit gives way
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
+
+
+def test_no_colour(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    with Progress(console=Console(file=out, width=80, force_terminal=True)) as progress:
+        progress.show("training", 1, 5)
+        time.sleep(0.3)
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9][;0-9]*m", out.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (11520, "3 h 12 min"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text

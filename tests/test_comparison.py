@@ -1,0 +1,191 @@
+"""A comparison: the same table however often it is killed, its files, and what it refuses."""
+
+import csv
+import dataclasses
+import json
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import time
+
+import arena
+import numpy as np
+import pytest
+
+from lra_tasks import Report, UsageError, compare, data, report
+from lra_tasks.tasks import get_task, listops
+
+FILES = ("report.md", "report.csv", "report.json", "report.png")
+
+
+def table(folder):
+    """What of a report is the same on every run: all but times."""
+    result = json.loads((folder / "report.json").read_text())
+    for row in result["rows"]:
+        del row["examples_per_second"], row["seconds"]
+        row["curves"] = [[point[:2] for point in curve] for curve in row["curves"]]
+    return {name: result[name] for name in ("task", "rows", "references", "data")}
+
+
+def num_rows(folder):
+    return sum(path.read_text().count("\n") for path in folder.glob("*/metrics.jsonl"))
+
+
+def test_killed_three_times_it_gives_the_same_table(smoke_race, smoke_data, tmp_path):
+    """At a seeded row of the metrics, and a seeded while after."""
+    folder = tmp_path / "race"
+    arguments = ("compare", "listops", *arena.RACE, "--out-dir", folder, "--data-dir", smoke_data)
+    draw = random.Random(0)
+    for least in sorted(draw.sample(range(1, num_rows(smoke_race) - 2), 3)):
+        process = subprocess.Popen(
+            arena.command(*arguments),
+            env=arena.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 100
+            while num_rows(folder) < least and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.2))
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == -signal.SIGKILL
+        assert not (folder / "report.json").exists()
+    finished = arena.lra(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert table(folder) == table(smoke_race)
+    for run in sorted(smoke_race.glob("*-seed*")):
+        arena.assert_same_run(folder / run.name, run)
+
+
+def test_a_finished_comparison_trains_nothing(smoke_race, smoke_data, tmp_path, monkeypatch):
+    shutil.copytree(smoke_race, tmp_path / "race")
+    monkeypatch.setattr("lra_tasks.training.Program", None)
+    settings = dataclasses.replace(arena.SMOKE, save_every=2)
+    result = compare(
+        "listops", ["none", "hrr"], settings, tmp_path / "race", seeds=[1, 0], data_dir=smoke_data
+    )
+    assert [row.mixer for row in result.rows] == ["none", "hrr"]
+    assert {row.mixer: sorted(row.accuracies) for row in result.rows} == {
+        row["mixer"]: sorted(row["accuracies"]) for row in table(smoke_race)["rows"]
+    }
+
+
+def test_report_is_of_the_runs(smoke_race):
+    result = Report.from_json(json.loads((smoke_race / "report.json").read_text()))
+    assert result.json() == Report.from_json(result.json()).json()
+    assert [row.mixer for row in result.rows] == ["hrr", "none"]
+    for row in result.rows:
+        runs = [
+            json.loads((smoke_race / f"{row.mixer}-seed{seed}" / "summary.json").read_text())
+            for seed in (0, 1)
+        ]
+        accuracies = [run["test_accuracy"] for run in runs]
+        assert list(row.accuracies) == accuracies
+        assert {run["num_parameters"] for run in runs} == {row.num_parameters}
+        assert {run["peak_bytes"] for run in runs} == {row.peak_bytes}
+        cell = f"{sum(accuracies) / 2:.2f} ± {statistics.stdev(accuracies):.2f}"
+        assert row.cells()[1] == cell
+        for text in ((smoke_race / "report.md").read_text(), (smoke_race / "stdout").read_text()):
+            assert re.search(rf"{row.mixer}[ |]+{re.escape(cell)}[ |]+{row.num_parameters:,}", text)
+        for seed, curve in enumerate(row.curves):
+            rows = arena.rows(smoke_race / f"{row.mixer}-seed{seed}")
+            assert [point[:2] for point in curve] == [
+                (r["step"], r["accuracy"]) for r in rows if r["split"] == "validation"
+            ]
+
+
+def test_one_seed_has_no_deviation(smoke_race):
+    (row, *_) = report(smoke_race, order=["hrr-seed0"]).rows
+    assert row.cells()[1] == f"{row.accuracy:.2f}"
+    report(smoke_race, order=[f"{mixer}-seed{seed}" for mixer in ("hrr", "none") for seed in (0, 1)])
+
+
+def test_csv_is_unrounded(smoke_race):
+    with (smoke_race / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    for row, name in zip(rows, ("hrr-seed0", "hrr-seed1", "none-seed0", "none-seed1"), strict=True):
+        summary = json.loads((smoke_race / name / "summary.json").read_text())
+        assert row["mixer"] == summary["mixer"]
+        assert float(row["test_accuracy"]) == summary["test_accuracy"]
+        assert int(row["num_parameters"]) == summary["num_parameters"]
+        assert int(row["peak_bytes"]) == summary["peak_bytes"]
+
+
+def test_markdown_is_a_table(smoke_race):
+    lines = (smoke_race / "report.md").read_text().splitlines()
+    cells = [line.strip("|").split("|") for line in lines if line.startswith("|")]
+    assert len(cells) == 4
+    assert {len(row) for row in cells} == {6}
+    assert set("".join(cells[1])) <= set(" -:")
+
+
+def test_picture_is_a_picture(smoke_race):
+    from matplotlib.image import imread
+
+    pixels = imread(smoke_race / "report.png")
+    assert min(pixels.shape[:2]) > 500
+    assert len(np.unique(pixels[..., :3].reshape(-1, 3), axis=0)) > 50
+    halves = pixels[:, : pixels.shape[1] // 2], pixels[:, pixels.shape[1] // 2 :]
+    assert all((half[..., :3].min(axis=-1) < 0.9).mean() > 0.005 for half in halves)
+
+
+def test_reference_lines(smoke_race, smoke_data):
+    references = json.loads((smoke_race / "references.json").read_text())
+    assert table(smoke_race)["references"] == references
+    train, test = (data.load("listops", split, smoke_data, config="smoke") for split in ("train", "test"))
+    labels = np.array([example["label"] for example in test])
+    majority = np.bincount([example["label"] for example in train]).argmax()
+    assert any(value == pytest.approx(100 * np.mean(labels == majority)) for value in references.values())
+    assert any(value == pytest.approx(10.0) for value in references.values())
+    assert references == get_task("listops").references(train, test)
+    assert len(references) >= 3
+    text = (smoke_race / "stdout").read_text()
+    assert all(f"{value:.2f} %  {name}" in text for name, value in references.items())
+    published = listops.TASK.published
+    assert published
+    assert "not measured here" in text
+    assert "not measured here" in (smoke_race / "report.md").read_text()
+
+
+def test_own_reports_are_written_anew(smoke_race, tmp_path):
+    shutil.copytree(smoke_race, tmp_path / "race", ignore=shutil.ignore_patterns("report.*"))
+    result = arena.lra("report", tmp_path / "race")
+    assert result.returncode == 0, result.stderr
+    assert table(tmp_path / "race") == table(smoke_race)
+    assert all((tmp_path / "race" / name).is_file() for name in FILES)
+
+
+def test_runs_of_other_settings_are_refused(smoke_race, tmp_path):
+    folder = tmp_path / "race"
+    shutil.copytree(smoke_race, folder, ignore=shutil.ignore_patterns("report.*"))
+    path = folder / "none-seed1" / "config.json"
+    path.write_text(path.read_text().replace('"width": 16', '"width": 32'))
+    with pytest.raises(UsageError, match=r"none-seed1 differs from .*hrr-seed0 in model"):
+        report(folder)
+    assert not (folder / "report.md").exists()
+
+
+def test_a_folder_without_a_finished_run(smoke_run, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UsageError, match=f"There is no finished run in the subfolders of {folder}"):
+            report(folder)
+    shutil.copytree(smoke_run, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(UsageError, match=r"no finished run"):
+        report(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("mixers", [["hrr", "nome"], ["hrr", "no.such:Mixer"], []])
+def test_a_wrong_last_mixer_is_refused_before_anything_trains(mixers, smoke_data, tmp_path):
+    with pytest.raises(UsageError, match=r"'nome'. Did you mean 'none'|'no.such:Mixer'|at least one mixer"):
+        compare("listops", mixers, arena.SMOKE, tmp_path / "race", data_dir=smoke_data)
+    assert not (tmp_path / "race").exists()
