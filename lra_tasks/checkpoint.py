@@ -89,8 +89,8 @@ class Checkpoints:
 
 
 def _brief(error: Exception) -> str:
-    """The beginning of an error's text: TensorStore adds its whole specification."""
-    return (str(error) or type(error).__name__)[:300]
+    """The first line of an error's text: TensorStore adds its whole specification."""
+    return (str(error).partition("\n")[0] or type(error).__name__)[:300]
 
 
 def _is_write_error(error: ValueError) -> bool:

@@ -129,7 +129,7 @@ class Settings:
         optimizer = self.optimizer
         for flag, fine, wanted in (
             ("--label-smoothing", 0 <= self.label_smoothing < 1, "at least 0 and less than 1"),
-            ("--optimizer.learning-rate", optimizer.learning_rate > 0, "positive"),
+            ("--optimizer.learning-rate", optimizer.learning_rate >= 0, "at least 0"),
             ("--optimizer.warmup-steps", optimizer.warmup_steps >= 0, "at least 0"),
             ("--optimizer.decay-steps", optimizer.decay_steps >= 1, "at least 1"),
             ("--optimizer.weight-decay", optimizer.weight_decay >= 0, "at least 0"),

@@ -24,9 +24,9 @@ FILES = ("report.md", "report.csv", "report.json", "report.png")
 def table(folder):
     """What of a report is the same on every run: all but times."""
     result = json.loads((folder / "report.json").read_text())
-    for row in result["rows"]:
-        del row["examples_per_second"], row["seconds"]
-        row["curves"] = [[point[:2] for point in curve] for curve in row["curves"]]
+    for run in (run for row in result["rows"] for run in row["runs"]):
+        del run["examples_per_second"], run["seconds"]
+        run["curve"] = [point[:2] for point in run["curve"]]
     return {name: result[name] for name in ("task", "rows", "references", "data")}
 
 
@@ -72,8 +72,10 @@ def test_a_finished_comparison_trains_nothing(smoke_race, smoke_data, tmp_path, 
         "listops", ["none", "hrr"], settings, tmp_path / "race", seeds=[1, 0], data_dir=smoke_data
     )
     assert [row.mixer for row in result.rows] == ["none", "hrr"]
-    assert {row.mixer: sorted(row.accuracies) for row in result.rows} == {
-        row["mixer"]: sorted(row["accuracies"]) for row in table(smoke_race)["rows"]
+    assert {(row.mixer, run.seed): run.test_accuracy for row in result.rows for run in row.runs} == {
+        (row["mixer"], run["seed"]): run["test_accuracy"]
+        for row in table(smoke_race)["rows"]
+        for run in row["runs"]
     }
 
 
@@ -87,24 +89,25 @@ def test_report_is_of_the_runs(smoke_race):
             for seed in (0, 1)
         ]
         accuracies = [run["test_accuracy"] for run in runs]
-        assert list(row.accuracies) == accuracies
+        assert [(run.seed, run.test_accuracy) for run in row.runs] == list(enumerate(accuracies))
         assert {run["num_parameters"] for run in runs} == {row.num_parameters}
         assert {run["peak_bytes"] for run in runs} == {row.peak_bytes}
         cell = f"{sum(accuracies) / 2:.2f} ± {statistics.stdev(accuracies):.2f}"
-        assert row.cells()[1] == cell
+        assert row.cells()[2] == cell
         for text in ((smoke_race / "report.md").read_text(), (smoke_race / "stdout").read_text()):
-            assert re.search(rf"{row.mixer}[ |]+{re.escape(cell)}[ |]+{row.num_parameters:,}", text)
-        for seed, curve in enumerate(row.curves):
-            rows = arena.rows(smoke_race / f"{row.mixer}-seed{seed}")
-            assert [point[:2] for point in curve] == [
+            assert re.search(rf"{row.mixer}[ |]+2[ |]+{re.escape(cell)}[ |]+{row.num_parameters:,}", text)
+        for run in row.runs:
+            rows = arena.rows(smoke_race / f"{row.mixer}-seed{run.seed}")
+            assert [point[:2] for point in run.curve] == [
                 (r["step"], r["accuracy"]) for r in rows if r["split"] == "validation"
             ]
 
 
-def test_one_seed_has_no_deviation(smoke_race):
-    (row, *_) = report(smoke_race, order=["hrr-seed0"]).rows
-    assert row.cells()[1] == f"{row.accuracy:.2f}"
-    report(smoke_race, order=[f"{mixer}-seed{seed}" for mixer in ("hrr", "none") for seed in (0, 1)])
+def test_one_seed_has_no_deviation(smoke_race, tmp_path):
+    shutil.copytree(smoke_race / "hrr-seed0", tmp_path / "hrr-seed0")
+    (row,) = report(tmp_path).rows
+    assert row.deviation is None
+    assert row.cells()[1:3] == ("1", f"{row.accuracy:.2f}")
 
 
 def test_csv_is_unrounded(smoke_race):
@@ -113,7 +116,7 @@ def test_csv_is_unrounded(smoke_race):
     assert len(rows) == 4
     for row, name in zip(rows, ("hrr-seed0", "hrr-seed1", "none-seed0", "none-seed1"), strict=True):
         summary = json.loads((smoke_race / name / "summary.json").read_text())
-        assert row["mixer"] == summary["mixer"]
+        assert (row["mixer"], row["seed"]) == (summary["mixer"], str(summary["seed"]))
         assert float(row["test_accuracy"]) == summary["test_accuracy"]
         assert int(row["num_parameters"]) == summary["num_parameters"]
         assert int(row["peak_bytes"]) == summary["peak_bytes"]
@@ -123,7 +126,7 @@ def test_markdown_is_a_table(smoke_race):
     lines = (smoke_race / "report.md").read_text().splitlines()
     cells = [line.strip("|").split("|") for line in lines if line.startswith("|")]
     assert len(cells) == 4
-    assert {len(row) for row in cells} == {6}
+    assert {len(row) for row in cells} == {7}
     assert set("".join(cells[1])) <= set(" -:")
 
 
