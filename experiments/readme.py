@@ -2,8 +2,9 @@
 
     make readme
 
-A block between `<!-- results: NAME -->` and `<!-- end of results -->` is replaced by the report in
-`experiments/results/NAME.json`. `tests/test_readme.py` fails while README and results disagree.
+What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the table of the report in
+`experiments/results/NAME.json`, and after `<!-- results: NAME -->` by the whole of it.
+`tests/test_readme.py` fails while README and results disagree.
 """
 
 import json
@@ -13,17 +14,20 @@ from pathlib import Path
 from lra_tasks import Report
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|results): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
     """Returns the README's text with every block of results made anew."""
-    return BLOCK.sub(lambda match: f"{match[1]}{_tables(match['name'])}{match[3]}", text)
+    return BLOCK.sub(lambda match: f"{match[1]}{_block(match[2], match[3])}{match[4]}", text)
 
 
-def _tables(name: str) -> str:
+def _block(kind: str, name: str) -> str:
     result = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
-    lines = [Report.from_json(result["report"]).markdown()]
+    report = Report.from_json(result["report"])
+    if kind == "table":
+        return report.table()
+    lines = [report.markdown()]
     sizes = result["temp_bytes"]
     lengths = list(next(iter(sizes.values())))
     lines.append("Temporary memory of one compiled training step, by length:\n")

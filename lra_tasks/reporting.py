@@ -112,11 +112,14 @@ class Report:
         """Accuracies that others printed, in percent: never measured here."""
         return dict(get_task(self.task).published)
 
+    def table(self) -> str:
+        """The rows as a Markdown table."""
+        lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *(row.cells() for row in self.rows)]
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
     def markdown(self) -> str:
         """The table, the reference lines and the notes as Markdown."""
-        lines = [_markdown_row(COLUMNS), _markdown_row(["---", *["---:"] * (len(COLUMNS) - 1)])]
-        lines += [_markdown_row(row.cells()) for row in self.rows]
-        lines += ["", "Reference lines, measured on the same test split:", ""]
+        lines = [self.table(), "Reference lines, measured on the same test split:", ""]
         lines += [f"- {name}: {accuracy:.2f} %" for name, accuracy in self.references.items()]
         lines += ["", "Published, not measured here (Tay et al. 2021 and later papers, full training):", ""]
         lines += ["; ".join(f"{name} {accuracy:g}" for name, accuracy in self.published.items()) + ".", ""]
@@ -274,10 +277,6 @@ def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str
     if any(other["environment"] != environment for other in summaries):
         notes.append("Some runs were made with other versions or on another machine: see their env.json.")
     return notes
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) -> None:

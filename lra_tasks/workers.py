@@ -88,8 +88,11 @@ def _start() -> "subprocess.Popen[bytes]":
 def _serve() -> None:
     """Answers calls until standard input ends, as it does when the parent ends in whatever way."""
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
-    while calls.peek(1):
-        function, arguments = pickle.load(calls)
+    while True:
+        try:
+            function, arguments = pickle.load(calls)
+        except EOFError:
+            return
         try:
             answer = (True, function(*arguments))
         except Exception as error:  # noqa: BLE001 (raised again by the parent)
