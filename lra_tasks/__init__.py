@@ -20,9 +20,10 @@ from lra_tasks.tasks import get_task
 
 if TYPE_CHECKING:
     from lra_tasks.comparison import compare
-    from lra_tasks.data import load, prepare
+    from lra_tasks.data import load
     from lra_tasks.mixers import Mixer, MixerSpec
     from lra_tasks.model import Classifier
+    from lra_tasks.preparation import prepare
     from lra_tasks.progress import Progress
     from lra_tasks.reporting import Report, report
     from lra_tasks.training import evaluate, train
@@ -37,7 +38,7 @@ _HOMES = {
     "compare": "comparison",
     "evaluate": "training",
     "load": "data",
-    "prepare": "data",
+    "prepare": "preparation",
     "report": "reporting",
     "train": "training",
 }

@@ -56,11 +56,11 @@ class Prepare:
     """Make it again even if it is there."""
 
     def run(self) -> None:
-        from lra_tasks import data
+        from lra_tasks.preparation import prepare
         from lra_tasks.progress import Progress
 
         with Progress() as progress:
-            folder = data.prepare(
+            folder = prepare(
                 self.task,
                 self.data_dir,
                 config=self.config,

@@ -8,6 +8,7 @@ from lra_tasks import data
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import UsageError
 from lra_tasks.files import write_json
+from lra_tasks.preparation import prepare
 from lra_tasks.program import Program
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.reporting import ORDER, Report, report
@@ -61,7 +62,7 @@ def compare(
         check_folder(out_dir / config.name, config)
         if config.seed == configs[0].seed:
             Program(config, record).check()
-    data.prepare(record, data_dir, config=settings.dataset, progress=progress.show)
+    prepare(record, data_dir, config=settings.dataset, progress=progress.show)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from lra_tasks import Config, preset, train
 from lra_tasks.config import to_json
-from lra_tasks.data import prepare
+from lra_tasks.preparation import prepare
 
 # Validations, saves and rows fall on different steps; the dropout shows a key that is not resumed.
 SMOKE = preset("listops", "smoke")

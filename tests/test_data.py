@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lra_tasks import data
+from lra_tasks import data, preparation
 from lra_tasks.errors import UsageError
+from lra_tasks.preparation import prepare
 from lra_tasks.tasks import get_task, listops
 
 LISTOPS = get_task("listops")
@@ -40,7 +41,7 @@ def shards(folder):
 def prepared(tmp_path_factory):
     """A data folder with the smoke dataset, made in this process."""
     root = tmp_path_factory.mktemp("data")
-    data.prepare(LISTOPS, root, config="smoke", num_workers=1)
+    prepare(LISTOPS, root, config="smoke", num_workers=1)
     return root
 
 
@@ -106,12 +107,13 @@ def test_same_bytes_from_two_processes_without_tensorflow_or_network(prepared, t
             raise AssertionError(f"network: {arguments}")
         socket.getaddrinfo = socket.socket.connect = refuse
         from lra_tasks import data
+        from lra_tasks.preparation import prepare
         from lra_tasks.tasks import get_task
         task = get_task("listops")
         calls = []
         def progress(*call):
             calls.append(call)
-        data.prepare(task, sys.argv[1], config="smoke", num_workers=2, progress=progress)
+        prepare(task, sys.argv[1], config="smoke", num_workers=2, progress=progress)
         assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls), calls
         assert ("preparing listops", 2512, 2512) in calls and len(calls) > 10, calls
         source = data.load(task, "validation", sys.argv[1], config="smoke")
@@ -128,7 +130,7 @@ def test_same_bytes_from_two_processes_without_tensorflow_or_network(prepared, t
 def test_a_whole_dataset_is_kept(copy):
     before = (copy / SMOKE).stat().st_ino
     calls = []
-    folder = data.prepare(LISTOPS, copy, config="smoke", progress=lambda *call: calls.append(call))
+    folder = prepare(LISTOPS, copy, config="smoke", progress=lambda *call: calls.append(call))
     assert folder == copy / SMOKE
     assert folder.stat().st_ino == before
     assert calls == [(f"listops is prepared in {folder}", 2512, 2512)]
@@ -137,15 +139,15 @@ def test_a_whole_dataset_is_kept(copy):
 def test_overwrite_mends(copy):
     next((copy / SMOKE).glob("*test*")).unlink()
     with pytest.raises(UsageError, match="--overwrite --config smoke --data-dir"):
-        data.prepare(LISTOPS, copy, config="smoke")
-    data.prepare(LISTOPS, copy, config="smoke", overwrite=True, num_workers=1)
+        prepare(LISTOPS, copy, config="smoke")
+    prepare(LISTOPS, copy, config="smoke", overwrite=True, num_workers=1)
     assert len(data.load(LISTOPS, "test", copy, config="smoke")) == 256
     assert sorted(path.name for path in (copy / "lra_listops").iterdir()) == [".smoke.lock", "smoke"]
 
 
 def test_data_dir_from_the_environment(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    assert data.prepare(LISTOPS, config="smoke") == prepared / SMOKE
+    assert prepare(LISTOPS, config="smoke") == prepared / SMOKE
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(prepared / "nobody"))
     with pytest.raises(UsageError, match=r"nobody/tensorflow_datasets/lra.*Run `lra prepare listops`\.$"):
@@ -156,7 +158,7 @@ def test_unknown_names(prepared):
     with pytest.raises(UsageError, match=r"no split 'valid'. Did you mean 'validation'"):
         data.load(LISTOPS, "valid", prepared)
     with pytest.raises(UsageError, match=r"no listops config 'smok'. Did you mean 'smoke'"):
-        data.prepare(LISTOPS, prepared, config="smok")
+        prepare(LISTOPS, prepared, config="smok")
 
 
 # Interruptions
@@ -167,13 +169,13 @@ def stopped_preparation(root):
     """A process that stands still in the middle of a preparation; yields it and its workers' ids."""
     code = """
         import sys, time
-        from lra_tasks import data
+        from lra_tasks.preparation import prepare
         from lra_tasks.tasks import get_task
         def stop(message, done, total):
             if done >= 500:
                 print("stopped", flush=True)
                 time.sleep(60)
-        data.prepare(get_task("listops"), sys.argv[1], config="smoke", num_workers=2, progress=stop)
+        prepare(get_task("listops"), sys.argv[1], config="smoke", num_workers=2, progress=stop)
     """
     process = run(code, root, stdout=subprocess.PIPE)
     try:
@@ -196,7 +198,7 @@ def is_running(pid):
 def test_second_preparation_and_kill(tmp_path):
     with stopped_preparation(tmp_path) as (process, workers):
         with pytest.raises(UsageError, match=f"by process {process.pid};"):
-            data.prepare(LISTOPS, tmp_path, config="smoke")
+            prepare(LISTOPS, tmp_path, config="smoke")
         process.send_signal(signal.SIGKILL)
         process.wait()
         staging = tmp_path / "lra_listops" / ".incomplete-smoke"
@@ -210,7 +212,7 @@ def test_second_preparation_and_kill(tmp_path):
         while any(map(is_running, workers)):
             assert time.monotonic() < deadline, "a worker outlived its parent"
             time.sleep(0.05)
-    data.prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
+    prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
     assert not staging.exists()
     assert len(data.load(LISTOPS, "train", tmp_path, config="smoke")) == 2000
 
@@ -219,14 +221,14 @@ def test_leftovers_are_not_taken_over(prepared, tmp_path):
     staged = tmp_path / "lra_listops" / ".incomplete-smoke" / SMOKE
     shutil.copytree(prepared / SMOKE, staged)
     (staged / "stray").touch()
-    folder = data.prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
+    folder = prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
     assert {path.name for path in folder.iterdir()} == {path.name for path in (prepared / SMOKE).iterdir()}
 
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"file/lra_listops/smoke/1.0.0: .*Not a directory.* 100 MB free"):
-        data.prepare(LISTOPS, tmp_path / "file", config="smoke")
+        prepare(LISTOPS, tmp_path / "file", config="smoke")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
@@ -234,9 +236,9 @@ def test_failure_while_writing(tmp_path, monkeypatch, code):
     def fail(path):
         raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr(data, "_describe", fail)
+    monkeypatch.setattr(preparation, "describe", fail)
     with pytest.raises(UsageError, match=f"cannot be prepared in .*{os.strerror(code)}"):
-        data.prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
+        prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
     assert sorted(path.name for path in (tmp_path / "lra_listops").iterdir()) == [".smoke.lock"]
 
 
@@ -244,12 +246,12 @@ def test_disk_full_under_the_record_writer(tmp_path):
     """A limit on the size of a file stops the C++ writer as a full disk does."""
     code = """
         import resource, sys
-        from lra_tasks import data
+        from lra_tasks.preparation import prepare
         from lra_tasks.errors import UsageError
         from lra_tasks.tasks import get_task
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         try:
-            data.prepare(get_task("listops"), sys.argv[1], config="smoke", num_workers=1)
+            prepare(get_task("listops"), sys.argv[1], config="smoke", num_workers=1)
         except UsageError as error:
             print(error)
     """
@@ -261,15 +263,15 @@ def test_disk_full_under_the_record_writer(tmp_path):
 def test_too_little_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5_000_000))
     with pytest.raises(UsageError, match="only 5 MB are free"):
-        data.prepare(LISTOPS, tmp_path)
+        prepare(LISTOPS, tmp_path)
 
 
 def test_lost_records_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        data, "_count_records", lambda builder: {"train": 1999, "validation": 256, "test": 256}
+        preparation, "_count_records", lambda builder: {"train": 1999, "validation": 256, "test": 256}
     )
     with pytest.raises(UsageError, match=r"written with \{'train': 1999.* expected \{'train': 2000"):
-        data.prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
+        prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
     assert not (tmp_path / SMOKE).exists()
 
 
@@ -279,7 +281,7 @@ def test_repeated_expressions_are_refused(tmp_path, monkeypatch):
         listops, "expressions", lambda seed, start, stop: draw(seed, start % 2000, stop % 2001)
     )
     with pytest.raises(UsageError, match="Example 0 of validation repeats example 0 of train"):
-        data.prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
+        prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)
 
 
 # Damage
@@ -370,7 +372,7 @@ def release(tmp_path):
 
 
 def prepare_release(root, folder):
-    return data.prepare(LISTOPS, root, config="release", manual_dir=folder, num_workers=1)
+    return prepare(LISTOPS, root, config="release", manual_dir=folder, num_workers=1)
 
 
 def test_release(tmp_path, release):

@@ -60,7 +60,7 @@ class Task:
     def builder_class(self) -> Any:
         """Imports TFDS and returns the task's `tfds.core.GeneratorBasedBuilder` class.
 
-        `lra_tasks.data.prepare` sets two attributes on an instance before it generates:
+        `lra_tasks.prepare` sets two attributes on an instance before it generates:
         `num_workers` (int, processes to spread the work over) and `report` (function of the number of
         examples finished). Every config has `num_examples`, split → count, or None where the count shows
         only in reading; the config "default" holds the task's official splits.
