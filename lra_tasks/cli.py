@@ -207,7 +207,10 @@ def exit_codes() -> Iterator[None]:
 
     signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left can still be answered for
     except UsageError as error:
         print(f"lra: {error}", file=sys.stderr)
         sys.exit(2)
@@ -229,7 +232,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = _parse(list(sys.argv[1:] if arguments is None else arguments))
         if command is not None:
             command.run()
-        sys.stdout.flush()
 
 
 def _parse(arguments: list[str]) -> Any:
