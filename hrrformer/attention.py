@@ -186,8 +186,6 @@ def _broadcasts(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*B T 1 1"]:
     """Returns the mask with the axes of the inputs, or raises where it is no key-padding mask."""
-    if mask.dtype != jnp.bool_:
-        raise TypeError(f"mask must be boolean, True for valid tokens; got dtype {mask.dtype}.")
     *batch, length = shape[:-2]
     squeezed = mask
     if mask.ndim == len(batch) + 3 and mask.shape[-3:-1] == (1, 1):
@@ -201,6 +199,8 @@ def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*B T 1 1"]
             " sums all bindings of a sequence into one vector, so a mask can say which tokens are real but"
             " not which token may see which: a (T, T) mask, causal ones included, has no counterpart."
         )
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"mask must be boolean, True for valid tokens; got dtype {mask.dtype}.")
     return squeezed[..., None, None]
 
 

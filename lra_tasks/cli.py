@@ -10,7 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
 
-import tyro
+try:
+    import tyro
+except ModuleNotFoundError:
+    print("lra: the arena is not installed; pip install 'hrrformer[lra]' brings it.", file=sys.stderr)
+    sys.exit(2)
 
 from lra_tasks.config import PRESETS, Config, Settings, preset
 from lra_tasks.errors import Interrupted, UsageError, unknown_name
@@ -44,7 +48,7 @@ class ListTasks:
 class Prepare:
     """Make a task's dataset, once; a whole one is left as it is."""
 
-    task: Positional[str]
+    task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of the task; `lra list` shows them."""
     config: str = "default"
     """default: the whole task. smoke: a few examples. release: the arena's own files."""
@@ -76,7 +80,7 @@ class Train:
     """Train one mixer on one task, or go on with an interrupted run."""
 
     settings: Annotated[Settings, Flat]
-    task: Positional[str]
+    task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of the task; `lra list` shows them."""
     mixer: str = "hrr"
     """Name of the mixer, or package.module:Class."""
@@ -107,7 +111,7 @@ class Train:
 class Evaluate:
     """Evaluate the best parameters of a run on a split."""
 
-    run_dir: Positional[Path]
+    run_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     split: Literal["train", "validation", "test"] = "test"
     """Which examples."""
@@ -139,7 +143,7 @@ class Compare:
     """Train several mixers on the same data and budget; print one table."""
 
     settings: Annotated[Settings, Flat]
-    task: Positional[str]
+    task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of the task; `lra list` shows them."""
     mixers: tuple[str, ...] = ("hrr", "softmax", "none")
     """Names of mixers, or package.module:Class."""
@@ -174,7 +178,7 @@ class Compare:
 class MakeReport:
     """Print, and write anew, the table and picture of finished runs."""
 
-    out_dir: Positional[Path]
+    out_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Folder of a comparison, or any folder whose subfolders are runs."""
 
     def run(self) -> None:
@@ -202,8 +206,11 @@ def exit_codes() -> Iterator[None]:
     has left, `| head` for example.
     """
 
+    received = [signal.SIGINT]
+
     def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)  # unlike a plain kill, this lets every `finally` tidy up
+        received[:] = [signal.Signals(number)]
+        raise KeyboardInterrupt  # unlike a plain kill, this lets every `finally` tidy up
 
     signal.signal(signal.SIGTERM, end)
     try:
@@ -217,8 +224,11 @@ def exit_codes() -> Iterator[None]:
     except Interrupted as error:
         print(f"lra: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("lra: stopped; what was finished is kept.", file=sys.stderr)
-        sys.exit(130)
+        print(
+            "lra: stopped; nothing half-made is kept, the same command begins there again.", file=sys.stderr
+        )
+        sys.stderr.flush()
+        os._exit(128 + received[0])  # a Python that ends while XLA's threads compile crashes
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         sys.exit(1)
@@ -293,7 +303,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, title in enumerate(header):
-        table.add_column(title, justify="right" if numbers and number else "left")
+        table.add_column(title, justify="right" if numbers and number else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -59,9 +59,9 @@ def compare(
     record = get_task(task)
     progress.show(f"{task}: checking the mixers")  # what is wrong with the last shows before the first trains
     for config in configs:
-        check_folder(out_dir / config.name, config)
         if config.seed == configs[0].seed:
             Program(config, record).check()
+        check_folder(out_dir / config.name, config)
     prepare(record, data_dir, config=settings.dataset, progress=progress.show)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / ORDER, [config.name for config in configs])

@@ -50,9 +50,11 @@ class Progress:
         if self._console.is_terminal:
             self._bar = RichProgress(
                 SpinnerColumn(),
-                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                TextColumn(
+                    "{task.description}", table_column=Column(no_wrap=True, ratio=3, overflow="ellipsis")
+                ),
                 BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
-                MofNCompleteColumn(),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=self._console,
                 expand=True,
@@ -83,13 +85,9 @@ class Progress:
                 self._started, self._first = time.monotonic(), done
             self._message, self._done, self._total, self._note = message, done, total, note
         if self._bar is not None and self._task is not None:
+            self._bar.tasks[0].total = total or None  # `update` would keep the last total
             self._bar.update(
-                self._task,
-                description=message,
-                completed=done,
-                total=total or None,
-                status=self._status(),
-                visible=True,
+                self._task, description=message, completed=done, status=self._status(), visible=True
             )
         else:
             self._print_if_due()

@@ -187,11 +187,15 @@ def report(out_dir: str | os.PathLike[str]) -> Report:
       UsageError: if there is no finished run, or runs differ in more than mixer and seed.
     """
     out_dir = Path(out_dir)
+    if not out_dir.is_dir():
+        raise UsageError(f"There is no folder {out_dir}.")
     order = json.loads((out_dir / ORDER).read_text()) if (out_dir / ORDER).is_file() else []
     names = dict.fromkeys([*order, *sorted(path.name for path in out_dir.glob("*/"))])
     folders = [out_dir / name for name in names if (out_dir / name / "summary.json").is_file()]
     if not folders:
-        raise UsageError(f"There is no finished run in the subfolders of {out_dir}.")
+        raise UsageError(
+            f"There is no finished run in the subfolders of {out_dir}. Name the folder that holds the runs."
+        )
     shared = [_shared_settings(folder) for folder in folders]
     for folder, settings in zip(folders, shared, strict=True):
         changed = [name for name in settings if settings[name] != shared[0][name]]

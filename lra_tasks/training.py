@@ -86,12 +86,13 @@ def train(
     progress = progress or Silent()
     run_dir = Path(run_dir)
     task = get_task(config.task)
+    label = f"{config.task} {config.mixer} seed {config.seed}"
     get_mixer(config.mixer)
     check_folder(run_dir, config)
     if (run_dir / "summary.json").is_file():
+        progress.say(f"{label}: finished already, in {run_dir}")
         return json.loads((run_dir / "summary.json").read_text())
 
-    label = f"{config.task} {config.mixer} seed {config.seed}"
     progress.show(f"{label}: checking the data")
     sources = {
         split: data.load(task, split, data_dir, config=config.dataset, verify=split == "train")
@@ -119,6 +120,7 @@ def train(
             tree, fields = restored
             state, best_params, record = tree["state"], tree["best_params"], Record(**fields)
             batches.set_state(record.position)
+            progress.say(f"{label}: going on from step {int(state.step):,}")
         step = int(state.step)
         metrics.drop_after(step)
 

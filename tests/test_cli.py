@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -74,7 +75,7 @@ def test_list():
         (("compare", "listops", "--mixers"), ["mixer"]),
         (("evaluate", "nowhere"), ["no run in nowhere", "lra train"]),
         (("evaluate", "nowhere", "--split", "tests"), ["tests", "test"]),
-        (("report", "nowhere"), ["no finished run", "nowhere"]),
+        (("report", "nowhere"), ["There is no folder", "nowhere"]),
     ],
 )
 def test_what_is_refused(arguments, words, smoke_data, tmp_path):
@@ -211,7 +212,8 @@ def test_bar_in_a_terminal(width):
     assert max(len(line) for line in re.split(r"[\r\n]", plain)) <= width
     assert "listops softmax" in plain
     assert "step 5" in plain
-    assert ("4/5" in plain) == (width == 100)  # what does not fit gives way
+    assert "4/5" in plain
+    assert ("seed 0: training" in plain) == (width == 100)  # the name gives way before the numbers
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
 
 
@@ -237,3 +239,25 @@ def test_no_colour(monkeypatch):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ended_before_there_is_anything_to_save(smoke_data, tmp_path, number, code):
+    """Python must not tear itself down under XLA's compiling threads: it would crash."""
+    run_dir = tmp_path / "run"
+    flags = ("--preset", "smoke", "--data-dir", smoke_data, "--run-dir", run_dir)
+    process = subprocess.Popen(
+        arena.command("train", "listops", *flags),
+        env=arena.environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "checking the data" in process.stderr.readline()
+    time.sleep(1.0)  # it compiles for longer
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "lra: stopped" in stderr
+    assert "Traceback" not in stderr
+    assert not run_dir.exists()
