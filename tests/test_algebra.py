@@ -50,7 +50,7 @@ def norms(*arrays):
 
 
 def largest(*arrays):
-    """The largest norm a binding of these can have, H^((n-1)/2) times their norms: reached by constant ones."""
+    """The largest norm a binding of these can have, H^((n-1)/2) times their norms (constant vectors have)."""
     return np.shape(arrays[0])[-1] ** ((len(arrays) - 1) / 2) * norms(*arrays)
 
 
