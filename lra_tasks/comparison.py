@@ -56,8 +56,11 @@ def compare(
         for mixer in dict.fromkeys(mixers)
         for seed in dict.fromkeys(seeds)
     ]
-    record = get_task(task)
-    progress.show(f"{task}: checking the mixers")  # what is wrong with the last shows before the first trains
+    title = get_task(task).title(settings.dataset)
+    record = get_task(task) if get_task(task).num_classes else data.record(task, settings.dataset, data_dir)
+    progress.show(
+        f"{title}: checking the mixers"
+    )  # what is wrong with the last shows before the first trains
     for config in configs:
         if config.seed == configs[0].seed:
             Program(config, record).check()
@@ -69,11 +72,8 @@ def compare(
         train(config, out_dir / config.name, data_dir=data_dir, progress=progress)
     references = out_dir / "references.json"
     if not references.is_file():
-        progress.show(f"{task}: measuring the reference lines")
-        train_split, test_split = (
-            data.load(record, split, data_dir, config=settings.dataset, verify=False)
-            for split in ("train", "test")
-        )
-        write_json(references, record.references(train_split, test_split))
-    progress.show(f"{task}: writing the report")
+        progress.show(f"{title}: measuring the reference lines")
+        splits = data.open_splits(configs[0], data_dir)
+        write_json(references, record.references(splits["train"], splits["test"]))
+    progress.show(f"{title}: writing the report")
     return report(out_dir)

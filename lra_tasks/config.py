@@ -81,7 +81,10 @@ class Settings:
     """All that the mixers of a comparison share.
 
     Attributes:
-      dataset: config of the task's builder: "default", "smoke" or "release" (the arena's own files).
+      dataset: config of the task's builder, "smoke" for example; `lra list` shows them.
+      protocol: "held-out" chooses the step on the validation split and uses the test split once. "paper" is
+        the habit of the arena and its followers, for tasks whose validation split is cut from the training
+        split: it trains on both, and chooses the step on the test split.
       length: tokens an input is padded or cut to, T; also the model's number of positions.
       model: the encoder.
       optimizer: the optimiser and its schedule.
@@ -95,6 +98,7 @@ class Settings:
     """
 
     dataset: str = "default"
+    protocol: Literal["held-out", "paper"] = "held-out"
     length: int = 2000
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

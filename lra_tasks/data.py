@@ -1,7 +1,10 @@
 """From a prepared dataset to batches: check it, read it at random, pad and batch."""
 
+import bisect
+import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lra_tasks.config import Config
 from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.tasks import SPLITS, Examples, Task, get_task
 
@@ -38,8 +42,8 @@ class Place:
     data_dir: str | os.PathLike[str] | None
 
     def __post_init__(self) -> None:
-        configs = [config.name for config in self.builder_class.BUILDER_CONFIGS]
-        if self.config not in configs:
+        if self.builder_class.config_named(self.config) is None:
+            configs = [config.name for config in self.builder_class.BUILDER_CONFIGS]
             raise unknown_name(f"{self.task.name} config", self.config, configs)
 
     @functools.cached_property
@@ -63,12 +67,16 @@ class Place:
         return self.root / self.builder_class.name / f".incomplete-{self.config}"
 
     @property
+    def parts(self) -> Path:
+        return self.root / self.builder_class.name / f".parts-{self.config}-{self.builder_class.VERSION}"
+
+    @property
     def lock(self) -> Path:
         return self.root / self.builder_class.name / f".{self.config}.lock"
 
     def command(self, *options: str) -> str:
         words = ["lra", "prepare", self.task.name, *options]
-        if self.config != "default":
+        if self.config != self.task.config:
             words += ["--config", self.config]
         if self.data_dir is not None:
             words += ["--data-dir", os.fspath(self.data_dir)]
@@ -113,8 +121,8 @@ def checked_manifest(place: Place, *, verify: bool) -> dict[str, Any]:
 class Source:
     """One split of a prepared dataset, read at random from its files; threads may share it.
 
-    Example i is {"tokens": uint8 (T_i,), "label": int, "index": i}. `__getitems__` and iteration read many at
-    a time, some 40 µs each where one alone takes three times as long.
+    Example i is {"tokens": token ids, uint8 or uint16 (T_i,), or a pair of such, "label": int, "index": i}.
+    `__getitems__` and iteration read many at a time, some 40 µs each; one alone takes three times as long.
 
     Attributes:
       task: The task.
@@ -139,9 +147,18 @@ class Source:
                 raise IndexError(f"{self.task.name} {self.split} has {len(self)} examples, no number {index}")
         examples = _read(self._examples, indices)
         return [
-            {"tokens": example["tokens"], "label": int(example["label"]), "index": index}
+            {"tokens": self._tokens(example), "label": int(example["label"]), "index": index}
             for index, example in zip(indices, examples, strict=True)
         ]
+
+    def _tokens(self, example: dict[str, Any]) -> Any:
+        if self.task.num_inputs == 2:
+            return self._ids(example["tokens1"]), self._ids(example["tokens2"])
+        return self._ids(example["tokens"])
+
+    def _ids(self, stored: np.ndarray) -> np.ndarray:
+        first = self.task.first_token
+        return np.add(stored, first, dtype=np.uint16) if first else stored
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for start in range(0, len(self), READ_AHEAD):
@@ -153,7 +170,7 @@ def load(
     split: str,
     data_dir: str | os.PathLike[str] | None = None,
     *,
-    config: str = "default",
+    config: str | None = None,
     verify: bool = True,
     in_memory: bool = False,
 ) -> Source:
@@ -177,13 +194,98 @@ def load(
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     task = get_task(task) if isinstance(task, str) else task
-    place = Place(task, config, data_dir)
+    place = Place(task, task.config if config is None else config, data_dir)
     manifest = checked_manifest(place, verify=verify)
     import tensorflow_datasets as tfds
 
     builder: Any = tfds.builder_from_directory(place.folder)
-    source = Source(task, split, manifest, builder.as_data_source(split))
-    return Source(task, split, manifest, list(source)) if in_memory else source
+    stored: Examples = builder.as_data_source(split)
+    if in_memory:
+        stored = [
+            example
+            for i in range(0, len(stored), READ_AHEAD)
+            for example in _read(stored, range(i, min(i + READ_AHEAD, len(stored))))
+        ]
+    return Source(task, split, manifest, stored)
+
+
+def record(task: str, config: str, data_dir: str | os.PathLike[str] | None = None) -> Task:
+    """Returns a task's record, completed by what its prepared data tell: the number of classes of `bytes`.
+
+    Raises:
+      UsageError: There is no such task; or its data decide and are not prepared.
+    """
+    known = get_task(task)
+    if known.num_classes:
+        return known
+    manifest = checked_manifest(Place(known, config, data_dir), verify=False)
+    return dataclasses.replace(known, num_classes=len(manifest["metadata"]["classes"]))
+
+
+class Joined:
+    """Several sources one after the other, as one."""
+
+    def __init__(self, *sources: Examples) -> None:
+        self._sources = sources
+        self._starts = list(itertools.accumulate(map(len, sources), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = bisect.bisect_right(self._starts, index) - 1
+        return self._sources[number][index - self._starts[number]] | {"index": index}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        for source, start in zip(self._sources, self._starts, strict=False):
+            mine = [index for index in indices if start <= index < start + len(source)]
+            for index, example in zip(mine, _read(source, [i - start for i in mine]), strict=True):
+                found[index] = example | {"index": index}
+        return [found[index] for index in indices]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for source, start in zip(self._sources, self._starts, strict=False):
+            for example in source:
+                yield example | {"index": start + example["index"]}
+
+
+def open_splits(config: Config, data_dir: str | os.PathLike[str] | None = None) -> dict[str, Examples]:
+    """Opens what a run trains on, validates on and is tested on, as its protocol says; checks every file.
+
+    Raises:
+      UsageError: As `load`; the protocol is not for this task; the length would cut or pad pictures.
+    """
+    task = record(config.task, config.dataset, data_dir)
+    splits: dict[str, Examples] = {}
+    for split in SPLITS:  # the files are of all splits: checked once
+        source = load(task, split, data_dir, config=config.dataset, verify=split == "train")
+        check_length(source, config.length)
+        splits[split] = source
+    if config.protocol == "paper":
+        if not task.carved:
+            raise UsageError(
+                f"--protocol paper is for tasks whose validation split is cut from the training split; "
+                f"{task.name} has one of its own."
+            )
+        joined = Joined(splits["train"], splits["validation"])
+        splits = {"train": joined, "validation": splits["test"], "test": splits["test"]}
+    return splits
+
+
+def check_length(source: Source, length: int) -> None:
+    """Refuses a length at which pictures would be cut or padded: no row would stand above the next one.
+
+    Raises:
+      UsageError: The task's tokens are pixels, and the pictures have another number of them.
+    """
+    if source.task.pixels:
+        pixels = source.manifest["contents"]["splits"][source.split]["lengths"][1]
+        if length != pixels:
+            raise UsageError(
+                f"The pictures of {source.task.name} in {source.manifest['dataset']} have {pixels:,} pixels; "
+                f"--length is {length:,}. It has to be {pixels}."
+            )
 
 
 def _read(source: Examples, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -192,15 +294,18 @@ def _read(source: Examples, indices: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _collate(examples: Sequence[dict[str, Any]], length: int) -> Batch:
-    tokens = np.zeros((len(examples), length), np.int32)
-    sizes = np.zeros(len(examples), np.int64)
-    for row, example in enumerate(examples):
-        kept = example["tokens"][:length]
+    pairs = isinstance(examples[0]["tokens"], tuple)
+    shape = (len(examples), 2) if pairs else (len(examples),)
+    sequences = [s for example in examples for s in (example["tokens"] if pairs else (example["tokens"],))]
+    tokens = np.zeros((len(sequences), length), np.int32)
+    sizes = np.zeros(len(sequences), np.int64)
+    for row, sequence in enumerate(sequences):
+        kept = sequence[:length]
         sizes[row] = len(kept)
         tokens[row, : len(kept)] = kept
     return {
-        "tokens": tokens,
-        "mask": np.arange(length) < sizes[:, None],
+        "tokens": tokens.reshape(*shape, length),
+        "mask": (np.arange(length) < sizes[:, None]).reshape(*shape, length),
         "label": np.array([example["label"] for example in examples], np.int32),
         "index": np.array([example["index"] for example in examples], np.int64),
     }
@@ -240,6 +345,7 @@ def training_batches(
     Returns:
       Iterator of {"tokens": int32 (B, T), "mask": bool (B, T), True at a real token, from the input's
       length and not from its ids, "label": int32 (B,), "index": int64 (B,), the example's place in `source`}.
+      Where examples are pairs, tokens and mask are (B, 2, T).
 
     Raises:
       UsageError: A size is below 1, the source is empty, or the seed is out of range.

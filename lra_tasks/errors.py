@@ -12,6 +12,10 @@ class UsageError(ValueError):
     """
 
 
+class MissingData(UsageError):
+    """Files that a dataset is made from are not there; the message names them and where to put them."""
+
+
 class Interrupted(Exception):
     """A run was asked to end, by Ctrl-C or SIGTERM, and has saved all it needs to go on."""
 

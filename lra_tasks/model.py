@@ -77,18 +77,25 @@ class Block(nnx.Module):
 class Classifier(nnx.Module):
     """A sequence classifier: embedding + positions → blocks → pooling → norm → Dense-GELU-Dense.
 
+    Of a pair, both sequences go through the same encoder and norm, to x₁ and x₂, and the Dense layers see
+    [x₁, x₂, x₁ · x₂, x₁ - x₂].
+
     Args:
       config: the run's configuration: its `model`, `mixer` and `length`, the number of positions.
       vocab_size: number of token ids, the padding's 0 included.
       num_classes: number of logits.
+      num_inputs: sequences in an example, 1 or 2.
       rngs: the stream `params`.
 
     Raises:
       UsageError: if the mixer is unknown.
     """
 
-    def __init__(self, config: Config, *, vocab_size: int, num_classes: int, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: Config, *, vocab_size: int, num_classes: int, num_inputs: int = 1, rngs: nnx.Rngs
+    ) -> None:
         model = config.model
+        self.num_inputs = num_inputs
         width, hidden, dtype = model.width, model.mlp_features, jnp.dtype(model.dtype)
         self.length = config.length
         self.dtype = dtype
@@ -104,7 +111,8 @@ class Classifier(nnx.Module):
         self.dropout = nnx.Dropout(model.dropout_rate)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(model.num_layers)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.head_in = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
+        features = width if num_inputs == 1 else 4 * width
+        self.head_in = nnx.Linear(features, hidden, dtype=dtype, rngs=rngs)
         self.head_out = nnx.Linear(hidden, num_classes, rngs=rngs)
 
     def encode(
@@ -151,15 +159,24 @@ class Classifier(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
-        mask: Bool[Array, "B T"],
+        tokens: Int[Array, "B *inputs T"],
+        mask: Bool[Array, "B *inputs T"],
         *,
         deterministic: bool,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B C"]:
-        """Returns float32 logits (B, num_classes); arguments and errors as in `encode`."""
-        pooled = self.encode(tokens, mask, deterministic=deterministic, rngs=rngs)
-        return self.head_out(nnx.gelu(self.head_in(self.norm(pooled))))
+        """Returns float32 logits (B, num_classes).
+
+        Arguments and errors as in `encode`; where examples are pairs, tokens and mask are (B, 2, T).
+        """
+        if self.num_inputs == 2:
+            rows, _, length = tokens.shape
+            tokens, mask = tokens.reshape(2 * rows, length), mask.reshape(2 * rows, length)
+        x = self.norm(self.encode(tokens, mask, deterministic=deterministic, rngs=rngs))
+        if self.num_inputs == 2:
+            first, second = x[0::2], x[1::2]
+            x = jnp.concatenate([first, second, first * second, first - second], axis=-1)
+        return self.head_out(nnx.gelu(self.head_in(x)))
 
 
 def num_parameters(params: object) -> int:

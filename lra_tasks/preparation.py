@@ -1,19 +1,22 @@
 """Makes a task's dataset: whole or not at all.
 
-A dataset is written beside its place, counted, described by a manifest with the size and SHA-256 of every
-file, and renamed. Nothing here touches TensorFlow or the network.
+A dataset is written beside its place, read back, described by a manifest with its contents and the size and
+SHA-256 of every file, and renamed. Nothing here touches TensorFlow, nor the network unless the builder
+downloads.
 """
 
+import contextlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lra_tasks.data import MANIFEST, Place, checked_manifest, describe
+from lra_tasks.contents import contents
+from lra_tasks.data import MANIFEST, Place, Source, checked_manifest, describe
 from lra_tasks.errors import UsageError
 from lra_tasks.files import locked
 from lra_tasks.tasks import SPLITS, Task, get_task
@@ -26,40 +29,42 @@ def prepare(
     task: Task | str,
     data_dir: str | os.PathLike[str] | None = None,
     *,
-    config: str = "default",
+    config: str | None = None,
     manual_dir: str | os.PathLike[str] | None = None,
+    unofficial: bool = False,
     overwrite: bool = False,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Makes a task's dataset, unless a whole one is there already, and returns its folder.
 
-    The folder is `data_dir/<builder>/<config>/<version>`. It appears by one rename, after every file is
-    counted, hashed and on the disk; what an interrupted preparation left is removed by the next one. With
-    `overwrite` the old dataset stays until the new one is whole.
+    The folder is `data_dir/<builder>/<config>/<version>`. It appears by one rename, after every file is read
+    back, hashed and on the disk; what an interrupted preparation left is removed by the next one, but for the
+    parts of a drawn dataset (ListOps, Pathfinder), from which it goes on. With `overwrite` the old dataset
+    stays until the new one is whole.
 
     Args:
       task: The task or its name.
       data_dir: Folder of all datasets; None takes the environment's TFDS_DATA_DIR, else
         ~/tensorflow_datasets.
-      config: Config of the task's builder: "default", "smoke", ....
-      manual_dir: Folder with the files the user has to provide, for a config that reads such.
+      config: Config of the task's builder, "smoke" for example; None takes the whole task's.
+      manual_dir: Folder with the files the user has, for a config that reads such.
+      unofficial: Allows files that are not the official ones, if their structure is right; the dataset, runs
+        and reports say so.
       overwrite: Makes the dataset again even if there is one.
       num_workers: Processes; None takes one for each processor. The files' bytes do not depend on it.
       progress: Is called with a message, the examples finished and the examples in all (0: unknown).
 
     Raises:
+      MissingData: Files that the dataset is made from are not there, and cannot be downloaded.
       UsageError: The config is unknown; a damaged dataset is in the way; another process is preparing the
         same one; the folder cannot be written or the disk is full; the builder refuses its input.
     """
-    task = get_task(task) if isinstance(task, str) else task
-    place = Place(task, config, data_dir)
-    tell = progress or (lambda message, done, total: None)
-    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        raise UsageError(f"There is no folder {manual_dir} to read {task.name} from.")
+    place, tell = _place(task, config, data_dir, manual_dir), progress or _silent
+    task = place.task
     if not overwrite and _is_prepared(place, tell):
         return place.folder
-    try:
+    with _writable(place):
         place.lock.parent.mkdir(parents=True, exist_ok=True)
         message = f"{task.name} is being prepared in {place.folder} by process PID; wait for it, or end it."
         with locked(place.lock, message):
@@ -67,16 +72,81 @@ def prepare(
                 try:
                     _discard(place.staging)
                     _check_room(place)
-                    _generate(place, manual_dir, num_workers, tell)
+                    _generate(_builder(place, manual_dir, unofficial, num_workers, tell), place, tell)
                 finally:
                     shutil.rmtree(place.staging, ignore_errors=True)
+    return place.folder
+
+
+def prepare_part(
+    task: Task | str,
+    shard: tuple[int, int],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    config: str | None = None,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Makes one machine's share of a drawn dataset, and returns the folder its parts lie in.
+
+    When the shares of all machines lie in that folder of one of them, `prepare` there joins them to the bytes
+    that one machine would have made; what is missing it draws itself.
+
+    Args:
+      task: The task or its name.
+      shard: (i, n): the i-th of n shares, counted from 1.
+      data_dir, config, num_workers, progress: As in `prepare`.
+
+    Raises:
+      UsageError: The share does not exist, or the dataset is read and not drawn.
+    """
+    place, tell = _place(task, config, data_dir, None), progress or _silent
+    number, of = shard
+    if not 1 <= number <= of:
+        raise UsageError(f"--shard is {number}/{of}; expected I/N with I from 1 to N.")
+    with _writable(place):
+        try:
+            builder = _builder(place, None, False, num_workers, tell)
+            drawn = builder.drawn()
+            if drawn is None:
+                raise UsageError(
+                    f"{place.task.name} with the config {place.config} is not drawn: it has no shares."
+                )
+            wanted = [part for split in SPLITS for part in drawn[split]]
+            builder.make_parts(wanted[len(wanted) * (number - 1) // of : len(wanted) * number // of])
+        finally:
+            shutil.rmtree(place.staging, ignore_errors=True)
+    return place.parts
+
+
+def _silent(message: str, done: int, total: int) -> None:
+    pass
+
+
+def _place(
+    task: Task | str,
+    config: str | None,
+    data_dir: str | os.PathLike[str] | None,
+    manual_dir: str | os.PathLike[str] | None,
+) -> Place:
+    task = get_task(task) if isinstance(task, str) else task
+    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+        raise UsageError(f"There is no folder {manual_dir} to read {task.name} from.")
+    return Place(task, task.config if config is None else config, data_dir)
+
+
+@contextlib.contextmanager
+def _writable(place: Place) -> Iterator[None]:
+    """Turns what the system says against writing the dataset into a `UsageError`."""
+    try:
+        yield
     except OSError as error:
+        task = place.task
         raise UsageError(
             f"{task.name} cannot be prepared in {place.folder}: {error}. That folder has to be writable, "
-            f"with {_megabytes(task.disk_bytes)} free for the config 'default'; --data-dir or TFDS_DATA_DIR "
-            "names another one."
+            f"with {_megabytes(task.disk_bytes)} free for the config '{task.config}'; --data-dir or "
+            "TFDS_DATA_DIR names another one."
         ) from error
-    return place.folder
 
 
 def _is_prepared(place: Place, tell: Progress) -> bool:
@@ -99,47 +169,64 @@ def _megabytes(size: int) -> str:
 
 def _check_room(place: Place) -> None:
     free = shutil.disk_usage(place.root).free
-    if place.config == "default" and free < place.task.disk_bytes:
+    if place.config == place.task.config and free < place.task.disk_bytes:
         raise OSError(f"only {_megabytes(free)} are free there")
 
 
-def _generate(
-    place: Place, manual_dir: str | os.PathLike[str] | None, num_workers: int | None, tell: Progress
-) -> None:
-    """Writes the dataset into the staging folder, checks and describes it, and moves it into its place."""
+def _builder(
+    place: Place,
+    manual_dir: str | os.PathLike[str] | None,
+    unofficial: bool,
+    num_workers: int | None,
+    tell: Progress,
+) -> Any:
+    """Returns the builder, told all it may use."""
     import tensorflow_datasets as tfds
 
-    builder = place.builder_class(data_dir=place.staging, config=place.config, file_format="array_record")
-    expected = builder.builder_config.num_examples
-    total = sum(expected.values()) if expected else 0
-    builder.num_workers = num_workers
-    builder.report = lambda done: tell(f"preparing {place.task.name}", done, total)
     tfds.disable_progress_bar()
+    builder = place.builder_class(
+        data_dir=place.staging,
+        config=place.builder_class.config_named(place.config),
+        file_format="array_record",
+    )
+    builder.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
+    builder.unofficial = unofficial
+    builder.downloads = place.root / "downloads"
+    builder.parts = place.parts
+    builder.num_workers = num_workers
+    builder.report = tell
+    return builder
+
+
+def _generate(builder: Any, place: Place, tell: Progress) -> None:
+    """Writes the dataset into the staging folder, checks and describes it, and moves it into its place."""
+    task = place.task
     builder._log_download_bytes = builder._log_download_done = lambda: None  # they print the staging folder
     builder._example_writer = lambda: _stable_writer(builder.info.file_format)
     try:
-        builder.download_and_prepare(
-            download_dir=place.root / "downloads",
-            download_config=tfds.download.DownloadConfig(
-                manual_dir=None if manual_dir is None else Path(manual_dir).expanduser(),
-                try_download_gcs=False,
-            ),
-        )
+        builder.download_and_prepare()
     except RuntimeError as error:
         if "write() failed" not in str(error):
             raise
         raise OSError(str(error)) from error  # what array_record makes of a full disk
     written = place.staging / place.relative
     counts = _count_records(builder)
-    if counts != (expected or counts) or counts != _counts(builder):
+    expected = builder.builder_config.num_examples or counts
+    if counts != expected or counts != _counts(builder):
         raise UsageError(
-            f"{place.task.name} was written with {counts} examples, expected {expected or _counts(builder)}; "
-            f"nothing was kept. Run {place.command()} again."
+            f"{task.name} was written with {counts} examples, expected {expected}; nothing was kept. "
+            f"Run {place.command()} again."
         )
+    sources = {split: Source(task, split, {}, builder.as_data_source(split)) for split in SPLITS}
+    found = contents(sources, lambda done: tell(f"reading {task.name} back", done, sum(counts.values())))
+    for pair, (number, example) in found["repeats"].items():
+        if number and pair not in builder.may_repeat:
+            raise UsageError(f"{example}; the examples of {task.name} have to differ.")
     manifest = {
         "dataset": str(place.relative),
         "num_examples": counts,
         "metadata": dict(builder.info.metadata or {}),
+        "contents": found,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("tensorflow-datasets", "array_record", "numpy")},
@@ -155,7 +242,8 @@ def _generate(
         place.folder.rename(place.staging / "replaced")
     written.rename(place.folder)
     _flush_to_disk(place.folder.parent)
-    tell(f"{place.task.name} is prepared in {place.folder}", sum(counts.values()), sum(counts.values()))
+    _discard(place.parts)
+    tell(f"{task.name} is prepared in {place.folder}", sum(counts.values()), sum(counts.values()))
 
 
 def _stable_writer(file_format: Any) -> Any:

@@ -15,7 +15,7 @@ from lra_tasks.config import Config, OptimizerConfig
 from lra_tasks.errors import UsageError
 from lra_tasks.model import Classifier
 from lra_tasks.progress import Progress
-from lra_tasks.tasks import Task
+from lra_tasks.tasks import Examples, Task
 
 
 class State(NamedTuple):
@@ -66,6 +66,7 @@ class Program:
             config,
             vocab_size=task.vocab_size,
             num_classes=task.num_classes,
+            num_inputs=task.num_inputs,
             # "dropout" for mixers that would keep the stream: they are told not to, see __init__.
             rngs=nnx.Rngs(params=self._params_key, dropout=self._dropout_key),
         )
@@ -111,9 +112,10 @@ class Program:
 
     def _abstract_batch(self, length: int) -> dict[str, jax.ShapeDtypeStruct]:
         rows = self._config.batch_size
+        inputs = (rows, length) if self._task.num_inputs == 1 else (rows, 2, length)
         shapes = {
-            "tokens": ((rows, length), jnp.int32),
-            "mask": ((rows, length), jnp.bool_),
+            "tokens": (inputs, jnp.int32),
+            "mask": (inputs, jnp.bool_),
             "label": ((rows,), jnp.int32),
         }
         return {
@@ -147,7 +149,7 @@ class Program:
     def evaluate(
         self,
         params: Any,
-        source: data.Source,
+        source: Examples,
         limit: int | None,
         progress: Progress,
         message: str,

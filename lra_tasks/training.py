@@ -85,8 +85,8 @@ def train(
     """
     progress = progress or Silent()
     run_dir = Path(run_dir)
-    task = get_task(config.task)
-    label = f"{config.task} {config.mixer} seed {config.seed}"
+    title = get_task(config.task).title(config.dataset)
+    label = f"{title} {config.mixer} seed {config.seed}"
     get_mixer(config.mixer)
     check_folder(run_dir, config)
     if (run_dir / "summary.json").is_file():
@@ -94,10 +94,9 @@ def train(
         return json.loads((run_dir / "summary.json").read_text())
 
     progress.show(f"{label}: checking the data")
-    sources = {
-        split: data.load(task, split, data_dir, config=config.dataset, verify=split == "train")
-        for split in ("train", "validation", "test")
-    }
+    task = data.record(config.task, config.dataset, data_dir)
+    sources = data.open_splits(config, data_dir)
+    manifest = data.checked_manifest(data.Place(task, config.dataset, data_dir), verify=False)
     batches = data.training_batches(
         sources["train"], length=config.length, batch_size=config.batch_size, seed=config.seed
     )
@@ -193,6 +192,8 @@ def train(
         )
     summary = {
         "task": config.task,
+        "title": title,
+        "protocol": config.protocol,
         "mixer": config.mixer,
         "seed": config.seed,
         "length": config.length,
@@ -207,7 +208,7 @@ def train(
         "examples_per_second": config.batch_size / metrics.median_step_seconds(),
         "seconds": record.seconds,
         "peak_bytes": memory_bytes(compiled)[0],
-        "data": {"dataset": sources["train"].manifest["dataset"], **sources["train"].manifest["metadata"]},
+        "data": {"dataset": manifest["dataset"], **manifest["metadata"]},
         "environment": environment(),
     }
     write_json(run_dir / "summary.json", summary)
@@ -239,8 +240,9 @@ def evaluate(
     """
     run_dir = Path(run_dir)
     config = read_config(run_dir)
-    task = get_task(config.task)
+    task = data.record(config.task, config.dataset, data_dir)
     source = data.load(task, split, data_dir, config=config.dataset)
+    data.check_length(source, config.length if length is None else length)
     program = Program(config, task)
     state = program.init()
     with contextlib.closing(Checkpoints(run_dir / "checkpoints")) as checkpoints:

@@ -1,5 +1,6 @@
 """What the arena has to know about a task, in one record."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
@@ -11,8 +12,9 @@ SPLITS = ("train", "validation", "test")
 class Examples(Protocol):
     """Examples to be had by number: a list of dicts, or `lra_tasks.data.Source`.
 
-    An example is {"tokens": integers (T,), "label": int, "index": int}. Where the class has a method
-    `__getitems__`, list of numbers → list of examples, it is used to read many at a time.
+    An example is {"tokens": integers (T,), "label": int, "index": int}; where a task compares two sequences,
+    "tokens" is a pair of such arrays. Where the class has a method `__getitems__`, list of numbers → list of
+    examples, it is used to read many at a time.
     """
 
     def __len__(self) -> int: ...
@@ -32,15 +34,22 @@ class Task:
       name: What the command line calls the task.
       description: What has to be predicted from what, in one sentence.
       length: Tokens an input is padded or cut to, T.
-      vocab_size: Token ids of the embedding, the padding id 0 included, V.
-      num_classes: Labels, 0 .. num_classes - 1.
-      num_examples: Examples of each of the `SPLITS` in the builder's config "default".
-      builder: The TFDS builder class as "package.module:Class"; see `builder_class`.
+      vocab_size: Token ids of the embedding, a padding id 0 included where there is padding, V.
+      num_classes: Labels, 0 .. num_classes - 1; 0 where the prepared data tell, see `lra_tasks.data.record`.
+      num_examples: Examples of each of the `SPLITS` in the builder's config `config`.
+      builder: The TFDS builder class as "package.module:Class", an `lra_tasks.tasks.builder.ArenaBuilder`.
       references: Function of the prepared train and test sources that measures the scores a model has to
         beat: name of the line → accuracy on the test split in percent.
-      render: Function from one example's token ids to text a person can read.
-      disk_bytes: Free space the preparation of the config "default" takes, in bytes.
+      render: Function from one sequence's token ids to text a person can read; unused where `pixels`.
+      disk_bytes: Free space the preparation of the config `config` takes, in bytes.
+      config: The builder's config that is the arena's task at its full size.
+      same: Other configs that are the same task, from other files.
       num_inputs: Token sequences in an example: 1, or 2 where two documents are compared.
+      first_token: Token id of a stored byte 0: 1 where 0 is padding.
+      pixels: Whether the tokens are the grey values of a square picture, row by row: never padded or cut.
+      carved: Whether the validation split is our cut of the published training split, which the protocol
+        "paper" gives back.
+      problem: Function of one sequence's token ids and its label that says what is wrong with them, or None.
       published: Name of a model → accuracy in percent as printed in the literature; never measured here.
     """
 
@@ -52,17 +61,43 @@ class Task:
     num_examples: Mapping[str, int]
     builder: str
     references: Callable[[Examples, Examples], dict[str, float]]
-    render: Callable[[Any], str]
     disk_bytes: int
+    render: Callable[[Any], str] = str
+    config: str = "default"
+    same: tuple[str, ...] = ()
     num_inputs: int = 1
+    first_token: int = 0
+    pixels: bool = False
+    carved: bool = False
+    problem: Callable[[Any, int], str | None] = lambda tokens, label: None
     published: Mapping[str, float] = field(default_factory=dict)
 
     def builder_class(self) -> Any:
-        """Imports TFDS and returns the task's `tfds.core.GeneratorBasedBuilder` class.
-
-        `lra_tasks.prepare` sets two attributes on an instance before it generates:
-        `num_workers` (int, processes to spread the work over) and `report` (function of the number of
-        examples finished). Every config has `num_examples`, split → count, or None where the count shows
-        only in reading; the config "default" holds the task's official splits.
-        """
+        """Imports TFDS and returns the task's builder class."""
         return resolve_name(self.builder)
+
+    def is_arena(self, config: str) -> bool:
+        """Whether published numbers for the task are about the data of this config."""
+        return config == self.config or config in self.same
+
+    def title(self, config: str) -> str:
+        """The name a result goes by: the task's, with the config where that is another task.
+
+        >>> from lra_tasks.tasks import get_task
+        >>> get_task("listops").title("default"), get_task("listops").title("smoke")
+        ('listops', 'listops/smoke')
+        """
+        return self.name if self.is_arena(config) else f"{self.name}/{config}"
+
+
+def chance(train: Examples, test: Examples) -> dict[str, float]:
+    """Measures the reference lines of any task.
+
+    Returns:
+      "chance", one in the number of classes of `train`; "majority class", the score on `test` of the most
+      frequent label of `train`. Both in percent.
+    """
+    counts = Counter(example["label"] for example in train)
+    majority = max(sorted(counts), key=counts.__getitem__)
+    hits = sum(example["label"] == majority for example in test)
+    return {"chance": 100 / len(counts), "majority class": 100 * hits / len(test)}

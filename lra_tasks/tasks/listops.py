@@ -251,6 +251,15 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
     return lines
 
 
+def problem(tokens: Sequence[int], label: int) -> str | None:
+    """Says what is wrong with an example: no expression, or not its value as the label; None if nothing."""
+    try:
+        value = evaluate(tokens)
+    except UsageError as error:
+        return str(error)
+    return None if value == label else f"The label is {label}, the expression is {value}."
+
+
 TASK = Task(
     name="listops",
     description="Predict the value, a digit, of a nested expression of minima, maxima, medians and sums.",
@@ -262,6 +271,8 @@ TASK = Task(
     references=references,
     render=render,
     disk_bytes=100_000_000,
+    same=("release",),
+    problem=problem,
     published={
         "Transformer": 36.37,
         "Local Attention": 15.82,
