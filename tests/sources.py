@@ -1,0 +1,79 @@
+"""Small source files in the layouts of the official archives, as folders or archives."""
+
+import io
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+PIXELS = 1024
+
+
+def imdb(train=160, test=40, seed=0):
+    """Returns files as of aclImdb_v1.tar.gz, name → content, with so many reviews a class.
+
+    A review is some hundred words, of which a few are kind or unkind, and differs from all others.
+    """
+    draw = random.Random(seed)
+    words = {"neg": ["dull", "awful", "worst"], "pos": ["fine", "moving", "best"]}
+    stars = {"neg": (1, 4), "pos": (7, 10)}
+    files = {
+        "aclImdb/README": b"Large Movie Review Dataset v1.0\n",
+        "aclImdb/imdb.vocab": b"the\nand\n",
+        "aclImdb/train/labeledBow.feat": b"9 0:9\n",
+        "aclImdb/train/unsup/0_0.txt": b"No one has rated this.",
+    }
+    for split, count in (("train", train), ("test", test)):
+        for kind in ("neg", "pos"):
+            for number in range(count):
+                body = draw.choices(["the", "film", "is", "caf\xe9", "<br />"] + words[kind], k=60)
+                body.insert(draw.randrange(60), f"{split}{kind}{number}")
+                name = f"aclImdb/{split}/{kind}/{number}_{draw.randint(*stars[kind])}.txt"
+                files[name] = " ".join(body).encode()
+    return files
+
+
+def cifar(train=7, test=7, seed=0):
+    """Returns files as of cifar-10-binary.tar.gz, name → content, with so many pictures a class and file.
+
+    A picture is noise, with a stripe where its class has one.
+    """
+    generator = np.random.default_rng(seed)
+    files = {"cifar-10-batches-bin/batches.meta.txt": b"airplane\nautomobile\n"}
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        labels = generator.permutation(np.repeat(np.arange(10), test if name == "test_batch" else train))
+        pixels = generator.integers(0, 128, (len(labels), 3, 32, 32))
+        for picture, label in zip(pixels, labels, strict=True):
+            picture[:, 3 * label : 3 * label + 3] += 100
+        records = np.concatenate([labels[:, None], pixels.reshape(len(labels), -1)], axis=1)
+        files[f"cifar-10-batches-bin/{name}.bin"] = records.astype(np.uint8).tobytes()
+    return files
+
+
+def as_folder(files, folder):
+    """Writes files into a folder; returns the path of their top folder."""
+    for name, content in files.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return Path(folder, next(iter(files)).partition("/")[0])
+
+
+def as_archive(files, path):
+    """Writes files into a tar archive, compressed as its name says (.gz, .bz2, .xz, .tar); returns its path.
+
+    Args:
+      files: name → content, or pairs of them where a name comes twice.
+      path: of the archive.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compression = path.suffix.removeprefix(".").replace("tar", "")
+    pairs = files.items() if isinstance(files, dict) else files
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode=f"w:{compression}") as archive:
+        for name, content in pairs:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
