@@ -14,16 +14,18 @@ What the `lra` command does is one call away here:
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lra_tasks.config import Config, ModelConfig, OptimizerConfig, Settings, preset
-from lra_tasks.errors import Interrupted, UsageError
+from lra_tasks.config import Config, ModelConfig, OptimizerConfig, Settings
+from lra_tasks.errors import Interrupted, MissingData, UsageError
+from lra_tasks.presets import preset
 from lra_tasks.tasks import get_task
 
 if TYPE_CHECKING:
+    from lra_tasks.checking import Finding, check
     from lra_tasks.comparison import compare
     from lra_tasks.data import load
     from lra_tasks.mixers import Mixer, MixerSpec
     from lra_tasks.model import Classifier
-    from lra_tasks.preparation import prepare
+    from lra_tasks.preparation import Outcome, prepare, prepare_all, prepare_part
     from lra_tasks.progress import Progress
     from lra_tasks.reporting import Report, report
     from lra_tasks.training import evaluate, train
@@ -31,14 +33,19 @@ if TYPE_CHECKING:
 # Imported at first use: they need JAX and Flax, and `lra --help` must answer at once.
 _HOMES = {
     "Classifier": "model",
+    "Finding": "checking",
     "Mixer": "mixers",
     "MixerSpec": "mixers",
+    "Outcome": "preparation",
     "Progress": "progress",
     "Report": "reporting",
+    "check": "checking",
     "compare": "comparison",
     "evaluate": "training",
     "load": "data",
     "prepare": "preparation",
+    "prepare_all": "preparation",
+    "prepare_part": "preparation",
     "report": "reporting",
     "train": "training",
 }
@@ -46,20 +53,26 @@ _HOMES = {
 __all__ = [
     "Classifier",
     "Config",
+    "Finding",
     "Interrupted",
+    "MissingData",
     "Mixer",
     "MixerSpec",
     "ModelConfig",
     "OptimizerConfig",
+    "Outcome",
     "Progress",
     "Report",
     "Settings",
     "UsageError",
+    "check",
     "compare",
     "evaluate",
     "get_task",
     "load",
     "prepare",
+    "prepare_all",
+    "prepare_part",
     "preset",
     "report",
     "train",

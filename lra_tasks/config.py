@@ -1,23 +1,14 @@
-"""What a run is made of, as frozen dataclasses, and the presets of every task.
+"""What a run is made of, as frozen dataclasses.
 
 Importing this module costs nothing: it needs the standard library only, so `lra --help` stays quick.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from lra_tasks.errors import UsageError, unknown_name
-
-PRESETS = {
-    "smoke": "seconds on a CPU: proves that everything runs, learns nothing",
-    "quick": "minutes on two CPU cores: full length, small widths, few steps",
-    "small": "minutes on one GPU",
-    "lra": "the sizes and schedule of the arena's base Transformer, with mean pooling",
-    "paper": "the sizes and schedule of the Hrrformer authors' multi-layer models",
-}
+from lra_tasks.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,109 +215,3 @@ def read_config(run_dir: Path) -> Config:
         return from_json(path.read_text())
     except UsageError as error:
         raise UsageError(f"{path} cannot be used: {error}") from error
-
-
-def _listops_smoke() -> Settings:
-    return Settings(
-        dataset="smoke",
-        length=256,
-        model=ModelConfig(width=16, num_heads=2, num_layers=1, mlp_features=16, dropout_rate=0.1),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
-        batch_size=8,
-        num_steps=12,
-        eval_every=6,
-        eval_examples=32,
-        save_every=4,
-        log_every=3,
-    )
-
-
-def _listops_quick() -> Settings:
-    # Pooled over all tokens, so few examples teach no mixer anything: one token of a thousand decides, see
-    # experiments/listops_race.py. The first token is the root operator.
-    return Settings(
-        model=ModelConfig(
-            width=32,
-            num_heads=1,
-            num_layers=1,
-            mlp_features=64,
-            positions="sinusoidal",
-            pooling="first",
-            dropout_rate=0.0,
-        ),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20),
-        batch_size=8,
-        num_steps=250,
-        eval_every=50,
-        eval_examples=256,
-        save_every=25,
-        log_every=10,
-    )
-
-
-def _listops_small() -> Settings:
-    return Settings(
-        model=ModelConfig(width=128, num_heads=4, num_layers=2, mlp_features=256, dtype="bfloat16"),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, weight_decay=0.01),
-        batch_size=32,
-        num_steps=5000,
-    )
-
-
-def _listops_lra() -> Settings:
-    return Settings(
-        model=ModelConfig(width=512, num_heads=8, num_layers=4, mlp_features=1024),
-        optimizer=OptimizerConfig(
-            learning_rate=0.05, schedule="rsqrt", warmup_steps=1000, weight_decay=0.1, clip_norm=None
-        ),
-        batch_size=32,
-        num_steps=5000,
-    )
-
-
-def _listops_paper() -> Settings:
-    # 20 epochs of 96,000 examples in batches of 32; the rate decays once an epoch.
-    return Settings(
-        model=ModelConfig(width=512, num_heads=8, num_layers=6, mlp_features=256),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-3,
-            schedule="exponential",
-            decay_rate=0.9,
-            decay_steps=3000,
-            final_learning_rate=1e-5,
-            b2=0.999,
-            clip_norm=None,
-        ),
-        label_smoothing=0.1,
-        batch_size=32,
-        num_steps=60_000,
-        eval_every=3000,
-        save_every=1000,
-    )
-
-
-_SETTINGS: dict[str, dict[str, Callable[[], Settings]]] = {
-    "listops": {
-        "smoke": _listops_smoke,
-        "quick": _listops_quick,
-        "small": _listops_small,
-        "lra": _listops_lra,
-        "paper": _listops_paper,
-    },
-}
-
-
-def preset(task: str, name: str) -> Settings:
-    """Returns the settings of a task's preset.
-
-    >>> preset("listops", "quick").length
-    2000
-
-    Raises:
-      UsageError: for an unknown task or preset, with the nearest right name.
-    """
-    if task not in _SETTINGS:
-        raise unknown_name("task", task, _SETTINGS)
-    if name not in _SETTINGS[task]:
-        raise unknown_name("preset", name, PRESETS)
-    return _SETTINGS[task][name]()

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from lra_tasks import Config, ModelConfig, data, train
-from lra_tasks import tasks as tasks_by_name
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.preparation import prepare
 from lra_tasks.tasks import byte_files, byte_files_builder
@@ -303,8 +302,7 @@ def test_batches_of_every_length(prepared):
             assert batch["mask"][row].sum() == len(tokens)
 
 
-def test_a_run(prepared, tmp_path, monkeypatch):
-    monkeypatch.setitem(tasks_by_name.TASKS, "bytes", BYTES)
+def test_a_run(prepared, tmp_path):
     assert data.record("bytes", "mine", prepared).num_classes == 3
     config = Config(
         task="bytes",

@@ -11,19 +11,17 @@ from pathlib import Path
 import pytest
 
 from lra_tasks.config import (
-    _SETTINGS,
-    PRESETS,
     Config,
     ModelConfig,
     Settings,
     differences,
     from_json,
-    preset,
     read_config,
     to_json,
 )
 from lra_tasks.errors import UsageError
 from lra_tasks.mixers import get_mixer
+from lra_tasks.presets import _SETTINGS, PRESETS, preset
 from lra_tasks.tasks import TASKS
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lra_tasks import Config, ModelConfig, data, train
-from lra_tasks import tasks as tasks_by_name
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.model import Classifier, num_parameters
 from lra_tasks.preparation import prepare
@@ -653,8 +652,7 @@ def test_four_devices_do_what_one_does(prepared):
     assert np.isfinite(norm)
 
 
-def test_a_run(prepared, tmp_path, monkeypatch):
-    monkeypatch.setitem(tasks_by_name.TASKS, "retrieval", RETRIEVAL)
+def test_a_run(prepared, tmp_path):
     summary = train(make_config(), tmp_path / "run", data_dir=prepared)
     assert summary["best_step"] == 4
     assert 0 <= summary["test_accuracy"] <= 100

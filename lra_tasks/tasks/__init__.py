@@ -1,12 +1,13 @@
 """The tasks by name: one module a task, one line here."""
 
 from lra_tasks.errors import unknown_name
-from lra_tasks.tasks import listops
+from lra_tasks.tasks import byte_files, image, listops, pathfinder, retrieval, text
 from lra_tasks.tasks.base import SPLITS, Examples, Task
 
-__all__ = ["SPLITS", "TASKS", "Examples", "Task", "get_task"]
+__all__ = ["ARENA", "SPLITS", "TASKS", "Examples", "Task", "get_task"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (listops.TASK,)}
+ARENA = (listops.TASK, text.TASK, retrieval.TASK, image.TASK, pathfinder.PATHFINDER, pathfinder.PATHX)
+TASKS: dict[str, Task] = {task.name: task for task in (*ARENA, byte_files.TASK)}
 
 
 def get_task(name: str) -> Task:
