@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A folder with real data for `make arena`, archives as their makers publish them; without it, tiny stand-ins.
+MANUAL ?=
+ARENA := data/$(if $(MANUAL),real,stand-ins)
 # pip is silent for long stretches when its output is no terminal: show that it is alive.
 ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
-.PHONY: help compare test lint types readme clean
+.PHONY: help compare arena test lint types readme clean
 
 help:
 	@echo "make compare   ListOps at 2,000 tokens: HRR attention, softmax attention, no mixing; a table and a picture"
+	@echo "make arena     all six tasks at smoke size; MANUAL=FOLDER takes real data instead of stand-ins"
 	@echo "make test      the whole test suite"
 	@echo "make lint      ruff;   make types: pyright"
 	@echo "make readme    the README's table, from experiments/results"
@@ -16,6 +20,13 @@ help:
 
 compare: $(VENV)/lra
 	@$(BIN)/python -m experiments.listops_race quick --data-dir data
+
+arena: $(VENV)/lra
+	@test -n "$(MANUAL)" || $(BIN)/python tests/stand_ins.py $(ARENA)/sources
+	@$(BIN)/lra prepare all --config smoke --unofficial --manual-dir $(or $(MANUAL),$(ARENA)/sources) --data-dir $(ARENA)
+	@for task in listops text retrieval image pathfinder pathx; do \
+		$(BIN)/lra train $$task --preset smoke --data-dir $(ARENA) --run-dir runs/$(ARENA)/$$task || exit; \
+	done
 
 test: $(VENV)/dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q

@@ -29,6 +29,8 @@ def _block(kind: str, name: str) -> str:
         return report.table()
     lines = [report.markdown()]
     sizes = result["temp_bytes"]
+    if not sizes:
+        return lines[0]
     lengths = list(next(iter(sizes.values())))
     lines.append("Temporary memory of one compiled training step, by length:\n")
     lines.append("| T | " + " | ".join(sizes) + " |\n|---:|" + "---:|" * len(sizes))

@@ -93,6 +93,7 @@ class Report:
 
     Attributes:
       task: name of the task.
+      title: what the results go by: the task's name, or with the dataset's where that is another task.
       rows: one a mixer.
       references: measured on the same data: name of the line → test accuracy in percent.
       notes: sentences on what was run and how.
@@ -101,6 +102,7 @@ class Report:
     """
 
     task: str
+    title: str
     rows: tuple[Row, ...]
     references: dict[str, float]
     notes: tuple[str, ...]
@@ -109,8 +111,8 @@ class Report:
 
     @property
     def published(self) -> dict[str, float]:
-        """Accuracies that others printed, in percent: never measured here."""
-        return dict(get_task(self.task).published)
+        """Accuracies that others printed for the arena's task, in percent: never measured here."""
+        return dict(get_task(self.task).published) if self.title == self.task else {}
 
     def table(self) -> str:
         """The rows as a Markdown table."""
@@ -121,9 +123,14 @@ class Report:
         """The table, the reference lines and the notes as Markdown."""
         lines = [self.table(), "Reference lines, measured on the same test split:", ""]
         lines += [f"- {name}: {accuracy:.2f} %" for name, accuracy in self.references.items()]
-        lines += ["", "Published, not measured here (Tay et al. 2021 and later papers, full training):", ""]
-        lines += ["; ".join(f"{name} {accuracy:g}" for name, accuracy in self.published.items()) + ".", ""]
-        return "\n".join(lines + [f"{note}\n" for note in self.notes])
+        if self.published:
+            lines += [
+                "",
+                "Published, not measured here (Tay et al. 2021 and later papers, full training):",
+                "",
+            ]
+            lines += ["; ".join(f"{name} {accuracy:g}" for name, accuracy in self.published.items()) + "."]
+        return "\n".join([*lines, "", *(f"{note}\n" for note in self.notes)])
 
     def csv(self) -> str:
         """The runs as comma-separated values, unrounded, one line each."""
@@ -170,7 +177,9 @@ class Report:
             speed, curves = figure.subplots(1, 2)
             _plot_speed(speed, self.rows, self.references)
             _plot_curves(curves, self.rows)
-            figure.suptitle(f"{self.task}: {', '.join(row.mixer for row in self.rows)}", x=0.01, ha="left")
+            unofficial = ", from an unofficial source" if "unofficial" in self.data else ""
+            mixers = ", ".join(row.mixer for row in self.rows)
+            figure.suptitle(f"{self.title}{unofficial}: {mixers}", x=0.01, ha="left")
             figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
@@ -215,9 +224,10 @@ def report(out_dir: str | os.PathLike[str]) -> Report:
     references = out_dir / "references.json"
     result = Report(
         task=summaries[0]["task"],
+        title=summaries[0]["title"],
         rows=rows,
         references=json.loads(references.read_text()) if references.is_file() else {},
-        notes=(*_ratios(rows), *_notes(rows, summaries)),
+        notes=(*_ratios(rows), *_parameter_rule(rows), *_notes(rows, summaries)),
         environment=summaries[0]["environment"],
         data=summaries[0]["data"],
     )
@@ -258,6 +268,23 @@ def _ratios(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _parameter_rule(rows: Sequence[Row]) -> list[str]:
+    """Returns a sentence on the arena's rule, where its base Transformer's mixer is among the rows."""
+    base = next((row.num_parameters for row in rows if row.mixer == "softmax"), None)
+    if base is None:
+        return []
+    shares = [
+        f"{row.mixer} {100 * (row.num_parameters / base - 1):+.1f} %"
+        for row in rows
+        if row.mixer != "softmax"
+    ]
+    return (
+        [f"Parameters against softmax, of which the arena allows 10 % more: {', '.join(shares)}."]
+        if shares
+        else []
+    )
+
+
 def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str]:
     summary, environment = summaries[0], summaries[0]["environment"]
     versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("jax", "flax", "optax"))
@@ -278,6 +305,12 @@ def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str
         f" {environment['cpus']} CPUs), Python {environment['python']}, {versions};"
         f" data: {summary['data']['dataset']}, {summary['data'].get('origin', 'unknown origin')}.",
     ]
+    if "unofficial" in summary["data"]:
+        notes.append(f"Unofficial source of data: {summary['data']['unofficial']}.")
+    if summary["protocol"] == "paper":
+        notes.append(
+            "Protocol paper: trained on the validation examples too, and the step chosen on the test split."
+        )
     if any(other["environment"] != environment for other in summaries):
         notes.append("Some runs were made with other versions or on another machine: see their env.json.")
     return notes

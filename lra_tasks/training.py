@@ -97,6 +97,8 @@ def train(
     task = data.record(config.task, config.dataset, data_dir)
     sources = data.open_splits(config, data_dir)
     manifest = data.checked_manifest(data.Place(task, config.dataset, data_dir), verify=False)
+    if "unofficial" in manifest["metadata"]:
+        progress.say(f"{label}: the data are from an unofficial source: {manifest['metadata']['unofficial']}")
     batches = data.training_batches(
         sources["train"], length=config.length, batch_size=config.batch_size, seed=config.seed
     )

@@ -152,10 +152,40 @@ def test_reference_lines(smoke_race, smoke_data):
     assert len(references) >= 3
     text = (smoke_race / "stdout").read_text()
     assert all(f"{value:.2f} %  {name}" in text for name, value in references.items())
-    published = listops.TASK.published
-    assert published
-    assert "not measured here" in text
-    assert "not measured here" in (smoke_race / "report.md").read_text()
+
+
+def test_published_numbers_stand_beside_the_arenas_own_data(smoke_race):
+    """A few smoke examples are another task: "listops/smoke"."""
+    other = Report.from_json(json.loads((smoke_race / "report.json").read_text()))
+    assert (other.title, other.published) == ("listops/smoke", {})
+    assert "not measured here" not in other.markdown() + (smoke_race / "stdout").read_text()
+    whole = dataclasses.replace(other, title="listops")
+    assert whole.published == listops.TASK.published
+    assert "Published, not measured here" in whole.markdown()
+    assert "Hrrformer, multi-layer 39.98" in whole.markdown()
+
+
+def test_what_a_report_says_of_its_data_protocol_and_parameters(smoke_race, tmp_path):
+    shutil.copytree(smoke_race, tmp_path / "race", ignore=shutil.ignore_patterns("report.*"))
+    for path in (tmp_path / "race").glob("*/summary.json"):
+        summary = json.loads(path.read_text())
+        summary["protocol"] = "paper"
+        summary["data"]["unofficial"] = "a box of tapes"
+        if summary["mixer"] == "none":
+            summary["mixer"] = "softmax"
+        else:
+            summary["num_parameters"] = round(1.2 * summary["num_parameters"])
+        path.write_text(json.dumps(summary))
+    text = report(tmp_path / "race").markdown()
+    assert "Unofficial source of data: a box of tapes." in text
+    assert "the step chosen on the test split" in text
+    summaries = [json.loads(path.read_text()) for path in sorted((tmp_path / "race").glob("*0/summary.json"))]
+    share = 100 * (summaries[0]["num_parameters"] / summaries[1]["num_parameters"] - 1)
+    assert f"of which the arena allows 10 % more: hrr {share:+.1f} %." in text
+    plain = (smoke_race / "report.md").read_text()
+    assert "nofficial" not in plain
+    assert "the step chosen" not in plain
+    assert "allows" not in plain
 
 
 def test_own_reports_are_written_anew(smoke_race, tmp_path):

@@ -1,0 +1,19 @@
+"""HRR attention against softmax attention and no mixing, on grey CIFAR-10 pixels.
+
+Question. Do holographic weights help to tell pictures apart, pixel by pixel, and at which cost?
+
+    python -m experiments.image_race quick --record   two CPU cores, minutes; needs the prepared task
+    python -m experiments.image_race small --record   on one GPU, three seeds
+"""
+
+from experiments.race import Race, main
+from lra_tasks import preset
+
+RACES = {
+    "quick": Race(preset("image", "quick")),
+    "seeds": Race(preset("image", "quick"), seeds=(0, 1, 2)),
+    "small": Race(preset("image", "small"), seeds=(0, 1, 2)),
+}
+
+if __name__ == "__main__":
+    main("image", RACES)

@@ -1,0 +1,89 @@
+"""What the races share: several mixers on one task, from one command to recorded results."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from lra_tasks import Config, Progress, Settings, compare
+from lra_tasks.benchmark import compiled_temp_bytes
+from lra_tasks.cli import exit_codes, print_report, print_table
+from lra_tasks.errors import unknown_name
+from lra_tasks.files import write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """One configuration of an experiment: settings of its task, mixers, seeds, and lengths to compile at."""
+
+    settings: Settings
+    seeds: tuple[int, ...] = (0,)
+    mixers: tuple[str, ...] = ("hrr", "softmax", "none")
+    lengths: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass
+class Arguments:
+    """Runs one configuration, or goes on with it, and prints its tables."""
+
+    race: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RACE")] = "quick"
+    """Which configuration."""
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    out_dir: Path | None = None
+    """Folder of the runs; runs/TASK-RACE if not given."""
+    record: bool = False
+    """Keep the result in experiments/results."""
+
+
+def main(task: str, races: Mapping[str, Race]) -> None:
+    """Runs the race that the command line names.
+
+    Args:
+      task: name of the task.
+      races: name → configuration.
+    """
+    with exit_codes():
+        arguments = tyro.cli(Arguments, prog=f"python -m experiments.{task}_race")
+        if arguments.race not in races:
+            raise unknown_name("race", arguments.race, races)
+        _run(task, races[arguments.race], arguments)
+
+
+def _run(task: str, race: Race, arguments: Arguments) -> None:
+    out_dir = arguments.out_dir or Path("runs", f"{task}-{arguments.race}")
+    with Progress() as progress:
+        report = compare(
+            task,
+            race.mixers,
+            race.settings,
+            out_dir,
+            seeds=race.seeds,
+            data_dir=arguments.data_dir,
+            progress=progress,
+        )
+        temp_bytes = {
+            mixer: compiled_temp_bytes(
+                Config(task=task, mixer=mixer, **vars(race.settings)), race.lengths, progress=progress
+            )
+            for mixer in race.mixers
+            if mixer != "none" and race.lengths
+        }
+    print_report(report, out_dir)
+    if temp_bytes:
+        print("\nTemporary memory of one compiled training step:")
+        rows = [
+            (f"{length:,}", *(f"{sizes[length] / 1e6:,.0f} MB" for sizes in temp_bytes.values()))
+            for length in race.lengths
+        ]
+        print_table(("T", *temp_bytes), rows, numbers=True)
+    if arguments.record:
+        path = RESULTS / f"{task}_race-{arguments.race}.json"
+        content: dict[str, Any] = {"report": report.json(), "temp_bytes": temp_bytes}
+        write_json(path, content)
+        report.plot(path.with_suffix(".png"))
+        print(f"\nRecorded in {path}")

@@ -1,0 +1,23 @@
+"""HRR attention against softmax attention and no mixing, on pairs of ACL papers.
+
+Question. Which mixer tells cited papers from others, two towers of one encoder reading 1,000 bytes of each?
+
+    python -m experiments.retrieval_race quick --record   two CPU cores, minutes
+    python -m experiments.retrieval_race small --record   on one GPU, 4,000 bytes, three seeds
+
+These are pairs of our own (retrieval/acl), not the arena's Retrieval.
+"""
+
+import dataclasses
+
+from experiments.race import Race, main
+from lra_tasks import preset
+
+RACES = {
+    "quick": Race(preset("retrieval", "quick")),
+    "seeds": Race(preset("retrieval", "quick"), seeds=(0, 1, 2)),
+    "small": Race(dataclasses.replace(preset("retrieval", "small"), dataset="acl"), seeds=(0, 1, 2)),
+}
+
+if __name__ == "__main__":
+    main("retrieval", RACES)
