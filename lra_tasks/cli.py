@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,10 @@ except ModuleNotFoundError:
     print("lra: the arena is not installed; pip install 'hrrformer[lra]' brings it.", file=sys.stderr)
     sys.exit(2)
 
-from lra_tasks.config import PRESETS, Config, Settings, preset
+from lra_tasks.config import Config, Settings
 from lra_tasks.errors import Interrupted, UsageError, unknown_name
-from lra_tasks.tasks import TASKS, get_task
+from lra_tasks.presets import PRESETS, preset
+from lra_tasks.tasks import ARENA, TASKS, get_task
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")  # the fields of a nested dataclass become flags without a prefix
@@ -34,10 +36,17 @@ class ListTasks:
         print_table(
             ("task", "tokens", "classes", "train / validation / test"),
             [
-                (task.name, f"{task.length:,}", str(task.num_classes), _counts(task.num_examples.values()))
-                for task in TASKS.values()
+                (
+                    task.name,
+                    f"{task.length:,}" + (" × 2" if task.num_inputs == 2 else ""),
+                    str(task.num_classes),
+                    _counts(task.num_examples.values()),
+                )
+                for task in ARENA
             ],
         )
+        print()
+        print("bytes: your own files, a folder for each class; see `lra prepare --help`")
         print()
         print_table(("preset", "what it is for"), list(PRESETS.items()))
         print()
@@ -46,20 +55,33 @@ class ListTasks:
 
 @dataclasses.dataclass
 class Prepare:
-    """Make a task's dataset, once; a whole one is left as it is."""
+    """Make a task's dataset, or all; a whole one is left as it is."""
 
     task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of the task; `lra list` shows them."""
-    config: str = "default"
-    """default: the whole task. smoke: a few examples. release: the arena's own files."""
+    """Name of the task, `lra list` shows them; or all, for the six of the arena."""
+    config: str | None = None
+    """Which dataset of the task; the arena's own if not given. smoke has a few examples. For bytes a name of
+    your choice."""
     data_dir: Path | None = None
     """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
     manual_dir: Path | None = None
-    """Folder with the arena's release, for --config release."""
+    """Folder with files you have: archives or folders of the task's data."""
+    unofficial: bool = False
+    """Take files that are not the official ones, if their structure is right; all results will say so."""
+    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
+    """Draw the I-th of N shares only, for ListOps and Pathfinder on many machines."""
     overwrite: bool = False
     """Make it again even if it is there."""
 
     def run(self) -> None:
+        if self.shard is not None:
+            self._draw_share(self.shard)
+        elif self.task == "all":
+            self._prepare_all()
+        else:
+            self._prepare()
+
+    def _prepare(self) -> None:
         from lra_tasks.preparation import prepare
         from lra_tasks.progress import Progress
 
@@ -69,10 +91,118 @@ class Prepare:
                 self.data_dir,
                 config=self.config,
                 manual_dir=self.manual_dir,
+                unofficial=self.unofficial,
                 overwrite=self.overwrite,
                 progress=progress.show,
             )
         print(folder)
+
+    def _draw_share(self, shard: str) -> None:
+        from lra_tasks.preparation import prepare_part
+        from lra_tasks.progress import Progress
+
+        share = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
+        if share is None:
+            raise UsageError(f"--shard is '{shard}'; expected I/N, for example 1/4.")
+        if self.task == "all":
+            raise UsageError("--shard is for one task: listops, pathfinder or pathx, which are drawn.")
+        if self.manual_dir is not None or self.unofficial or self.overwrite:
+            raise UsageError(
+                "--shard draws examples: it goes without --manual-dir, --unofficial and --overwrite."
+            )
+        number, of = map(int, share.groups())
+        with Progress() as progress:
+            folder = prepare_part(
+                self.task, (number, of), self.data_dir, config=self.config, progress=progress.show
+            )
+        print(folder)
+        print(
+            f"This folder has share {number} of {of}. Copy the other machines' files into the folder of\n"
+            "one of them, and run there the same command without --shard: it joins them."
+        )
+
+    def _prepare_all(self) -> None:
+        from rich.console import Console
+
+        from lra_tasks.preparation import prepare_all
+        from lra_tasks.progress import Progress
+
+        if self.config not in (None, "smoke"):
+            raise UsageError(
+                f"--config is '{self.config}'; of all tasks there is smoke, or without it what the arena has."
+            )
+        with Progress() as progress:
+            outcomes = prepare_all(
+                self.data_dir,
+                smoke=self.config is not None,
+                manual_dir=self.manual_dir,
+                unofficial=self.unofficial,
+                overwrite=self.overwrite,
+                progress=progress.show,
+            )
+        print_table(
+            ("task", "is", "in"),
+            [(name, _state(outcome), str(outcome.folder or "")) for name, outcome in outcomes.items()],
+        )
+        console = Console(highlight=False)  # breaks lines between words
+        missing = {name: outcome.error for name, outcome in outcomes.items() if outcome.error}
+        for name, error in missing.items():
+            console.print(f"\n{name}: {error}", markup=False)
+        if missing:
+            sys.stdout.flush()  # before the error, where both go to one place
+            raise UsageError(
+                f"{len(missing)} of {len(outcomes)} tasks are not prepared: {', '.join(missing)}. "
+                "What is missing is said above; the same command goes on with these."
+            )
+
+
+@dataclasses.dataclass
+class Check:
+    """Check prepared datasets: files, counts, contents, labels."""
+
+    tasks: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TASK ...]")] = ()
+    """Names of tasks; every dataset there is, if none is given."""
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from lra_tasks.checking import check
+        from lra_tasks.data import data_root
+        from lra_tasks.progress import Progress
+
+        with Progress() as progress:
+            findings = check(self.data_dir, self.tasks or None, progress=progress.show)
+        if not findings:
+            raise UsageError(
+                f"Nothing is prepared in {data_root(self.data_dir)}. `lra prepare TASK` makes a dataset."
+            )
+        print_table(
+            ("dataset", "is", "train / val. / test", "MB", "% a label"),
+            [
+                (
+                    finding.dataset,
+                    "BAD" if finding.problems else "ok",
+                    _counts(finding.num_examples.values()),
+                    f"{finding.size / 1e6:,.1f}" if finding.size else "",
+                    finding.shares(),
+                )
+                for finding in findings
+            ],
+        )
+        console = Console(highlight=False)  # breaks lines between words
+        wrong = [finding for finding in findings if finding.problems]
+        for finding in wrong:
+            console.print(f"\n{finding.dataset}:", markup=False)
+            for sentence in (*finding.problems, finding.mend):
+                console.print(f"- {sentence}", markup=False)
+        if wrong:
+            sys.stdout.flush()  # before the error, where both go to one place
+            raise UsageError(
+                f"{len(wrong)} of {len(findings)} datasets are wrong: "
+                f"{', '.join(finding.dataset for finding in wrong)}."
+            )
 
 
 @dataclasses.dataclass
@@ -187,13 +317,98 @@ class MakeReport:
         print_report(report(self.out_dir), self.out_dir)
 
 
+@dataclasses.dataclass
+class Show:
+    """Show examples of a dataset, in the terminal or as a PNG."""
+
+    task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
+    """Name of the task; `lra list` shows them."""
+    config: str | None = None
+    """As of `lra prepare`; the whole task if not given."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Which examples."""
+    start: int = 0
+    """Number of the first example."""
+    examples: int = 8
+    """How many."""
+    characters: int = 400
+    """Of each text."""
+    all: bool = False
+    """Show texts to their end."""
+    png: Path | None = None
+    """Write a PNG instead of printing."""
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+
+    def run(self) -> None:
+        from lra_tasks.showing import show
+
+        show(
+            self.task,
+            config=self.config,
+            split=self.split,
+            start=self.start,
+            examples=self.examples,
+            characters=None if self.all else self.characters,
+            png=self.png,
+            data_dir=self.data_dir,
+        )
+        if self.png is not None:
+            print(self.png)
+
+
+@dataclasses.dataclass
+class Bench:
+    """Measure how fast data come and are made, against the training step."""
+
+    what: Annotated[Positional[Literal["data"]], tyro.conf.arg(metavar="data")]
+    """data: pipeline and generators."""
+    tasks: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="TASK")] = ()
+    """Names of tasks; all if not given."""
+    mixer: str = "hrr"
+    """Name of the mixer, or package.module:Class."""
+    preset: Literal["smoke", "quick", "small", "lra", "paper"] = "small"
+    """Where length, batch size and model come from."""
+    steps: int = 30
+    """Training steps measured for each task."""
+    seconds: float = 30.0
+    """Time for them, their compilation left out; two are measured in any case."""
+    json: Path | None = None
+    """Write all numbers, and the environment, to this file too."""
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+
+    def run(self) -> None:
+        from lra_tasks.benchmark import bench_data
+        from lra_tasks.files import write_json
+        from lra_tasks.progress import Progress
+
+        with Progress() as progress:
+            result = bench_data(
+                self.tasks or tuple(TASKS),
+                preset_name=self.preset,
+                mixer=self.mixer,
+                steps=self.steps,
+                seconds=self.seconds,
+                data_dir=self.data_dir,
+                progress=progress,
+            )
+        print_rates(result)
+        if self.json is not None:
+            write_json(self.json, result)
+            print(f"\nWritten to {self.json}")
+
+
 COMMANDS: dict[str, type[Any]] = {
     "list": ListTasks,
     "prepare": Prepare,
+    "check": Check,
     "train": Train,
     "evaluate": Evaluate,
     "compare": Compare,
     "report": MakeReport,
+    "show": Show,
+    "bench": Bench,
 }
 
 
@@ -290,6 +505,12 @@ def _print_help() -> None:
     print("More on one: lra COMMAND --help")
 
 
+def _state(outcome: Any) -> str:
+    if outcome.folder is None:
+        return "missing"
+    return "there already" if outcome.was_there else "made"
+
+
 def _counts(numbers: Any) -> str:
     return " / ".join(f"{number:,}" for number in numbers)
 
@@ -309,6 +530,48 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers
     console.print(table)
 
 
+def print_rates(result: dict[str, Any]) -> None:
+    """Prints what `lra_tasks.benchmark.bench_data` measured."""
+    from rich.console import Console
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+    console = Console(highlight=False)  # breaks lines between words
+    rates = result["tasks"]
+    if rates:
+        print_table(
+            ("task", "tokens", "data", "cold", "step", "waiting"),
+            [
+                (
+                    rate["task"],
+                    f"{rate['length']:,}",
+                    number(rate["data"]),
+                    number(rate["cold"]),
+                    number(rate["step"]),
+                    "-" if rate["waiting"] is None else f"{rate['waiting']:.1f} %",
+                )
+                for rate in rates
+            ],
+            numbers=True,
+        )
+        console.print(
+            "\nData, and cold (not in the system's memory yet), are the pipeline's examples/s by itself;"
+            " step, the training step's. Waiting is the share of a training loop's time that goes into the"
+            " next batch."
+        )
+    for name, note in {rate["task"]: rate["note"] for rate in rates if rate["note"]}.items():
+        console.print(f"{name}: {note}", markup=False)
+    for name, note in result["not_prepared"].items():
+        console.print(f"{name}: {note}", markup=False)
+    print()
+    print_table(
+        ("generated on one core", "examples/s"),
+        [(name, number(rate)) for name, rate in result["generation"].items()],
+        numbers=True,
+    )
+
+
 def print_report(result: Any, out_dir: Path) -> None:
     """Prints a `lra_tasks.Report`: the table, the reference lines and what was run."""
     from rich.console import Console
@@ -321,7 +584,8 @@ def print_report(result: Any, out_dir: Path) -> None:
         print(f"{accuracy:8.2f} %  {name}")
     published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
     console = Console(highlight=False)  # breaks lines between words
-    for paragraph in (f"Published, not measured here: {published}.", *result.notes):
+    paragraphs = [f"Published, not measured here: {published}."] if published else []
+    for paragraph in (*paragraphs, *result.notes):
         console.print(f"\n{paragraph}", markup=False)
     print(f"\nWritten to {out_dir}: report.md, report.csv, report.json, report.png")
 

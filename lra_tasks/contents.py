@@ -2,13 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from lra_tasks.tasks import Examples
 
-
-def contents(sources: Mapping[str, Examples], report: Callable[[int], None]) -> dict[str, Any]:
+def contents(
+    sources: Mapping[str, Iterable[dict[str, Any]]], report: Callable[[int], None]
+) -> dict[str, Any]:
     """Reads all examples of a dataset once and describes them.
 
     Args:
@@ -51,3 +51,22 @@ def contents(sources: Mapping[str, Examples], report: Callable[[int], None]) -> 
             "sha256": digest.hexdigest(),
         }
     return {"splits": splits, "repeats": repeats}
+
+
+def violations(found: Mapping[str, Any], *, may_repeat: Iterable[str], balanced: bool) -> Iterator[str]:
+    """Yields what a dataset must not hold, in sentences.
+
+    Args:
+      found: Of `contents`.
+      may_repeat: Keys of "repeats" that are allowed.
+      balanced: Whether every split has to have equally many examples of each label, as far as they divide.
+    """
+    for pair, (number, example) in found["repeats"].items():
+        if pair not in may_repeat:
+            more = f", and so do {number - 1:,} more" if number > 1 else ""
+            yield f"{example}{more}; the examples have to differ"
+    labels = {label for split in found["splits"].values() for label in split["labels"]}
+    for name, split in found["splits"].items():
+        counts = {label: split["labels"].get(label, 0) for label in sorted(labels, key=int)}
+        if balanced and max(counts.values()) - min(counts.values()) > 1:
+            yield f"The labels of {name} are not balanced: {counts}; expected equally many of each"

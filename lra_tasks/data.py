@@ -28,9 +28,10 @@ READ_AHEAD = 256  # examples an iteration over a source reads at once
 Batch = dict[str, np.ndarray]
 
 
-def _default_data_dir() -> Path:
-    """The folder TFDS uses: `TFDS_DATA_DIR`, or tensorflow_datasets at home."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of all datasets; for None it is that of TFDS: `TFDS_DATA_DIR`, or a folder at home."""
+    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(root).expanduser().absolute()
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Place:
 
     @property
     def root(self) -> Path:
-        return Path(self.data_dir or _default_data_dir()).expanduser().absolute()
+        return data_root(self.data_dir)
 
     @property
     def relative(self) -> Path:
@@ -90,7 +91,19 @@ def describe(path: Path) -> dict[str, Any]:
 
 def checked_manifest(place: Place, *, verify: bool) -> dict[str, Any]:
     """Returns the manifest of a dataset whose files are what it says (their content, only with `verify`)."""
-    rebuild = f"{place.command('--overwrite')} makes it again."
+    manifest = read_manifest(place)
+    for what in damage(place.folder, manifest, verify=verify):
+        raise UsageError(f"{what} {_rebuild(place)}")
+    return manifest
+
+
+def _rebuild(place: Place) -> str:
+    return f"{place.command('--overwrite')} makes it again."
+
+
+def read_manifest(place: Place) -> dict[str, Any]:
+    """Returns the manifest of a dataset, if there is one that can be read."""
+    rebuild = _rebuild(place)
     if not place.folder.exists():
         raise UsageError(f"{place.task.name} is not prepared in {place.folder}. Run {place.command()}.")
     try:
@@ -102,20 +115,21 @@ def checked_manifest(place: Place, *, verify: bool) -> dict[str, Any]:
         raise UsageError(f"{place.folder} has no {MANIFEST}, so it is not whole. {rebuild}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{place.folder / MANIFEST} cannot be read: {error!r}. {rebuild}") from error
-    for name, recorded in files.items():
-        path = place.folder / name
+    return manifest
+
+
+def damage(folder: Path, manifest: dict[str, Any], *, verify: bool) -> Iterator[str]:
+    """Yields what is wrong with the files that a manifest names (their content, only with `verify`)."""
+    for name, recorded in manifest["files"].items():
+        path = folder / name
         if not path.is_file():
-            raise UsageError(f"{name} is missing in {place.folder}. {rebuild}")
+            yield f"{name} is missing in {folder}."
+            continue
         size = path.stat().st_size
         if size != recorded["size"]:
-            raise UsageError(
-                f"{name} in {place.folder} has {size:,} bytes, expected {recorded['size']:,}. {rebuild}"
-            )
-        if verify and describe(path) != recorded:
-            raise UsageError(
-                f"{name} in {place.folder} was altered: its SHA-256 is not the manifest's. {rebuild}"
-            )
-    return manifest
+            yield f"{name} in {folder} has {size:,} bytes, expected {recorded['size']:,}."
+        elif verify and describe(path) != recorded:
+            yield f"{name} in {folder} was altered: its SHA-256 is not the manifest's."
 
 
 class Source:

@@ -1,12 +1,14 @@
 """Examples drawn in parts: files that workers make on any machine, and that outlive a kill.
 
 A part is a pure function of its arguments, so it may be made anywhere and again. It is kept as an `.npz` of
-"tokens", uint8 (n, T), or (sum of sizes,) with "sizes" (n,) beside it, and "label" (n,).
+"tokens", uint8 (n, T), or (sum of sizes,) with "sizes" (n,) beside it, and "label" (n,). The SHA-256 of these
+bytes stands behind them: the checksums of the format itself leave out the names of its arrays.
 """
 
+import hashlib
+import io
 import os
 import socket
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lra_tasks.workers import spread
+
+DIGEST = hashlib.sha256().digest_size
 
 
 class Part(NamedTuple):
@@ -62,11 +66,20 @@ def make(
 def examples(part: Part, folder: Path) -> Iterator[tuple[np.ndarray, int]]:
     """Yields the part's examples, tokens uint8 (T,) and label; a damaged file is made again."""
     path = _path(folder, part)
-    try:
-        arrays = _load(path)
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError):  # a flipped byte, or a file cut short
+    content = _undamaged(path)
+    if content is None:
         _make(path, part.function, part.arguments)
-        arrays = _load(path)
+        content = path.read_bytes()[:-DIGEST]
+    with np.load(io.BytesIO(content)) as arrays:
+        yield from _rows(dict(arrays))
+
+
+def draw(part: Part) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields the part's examples, drawn in this process and kept nowhere."""
+    return _rows(_drawn(part.function, part.arguments))
+
+
+def _rows(arrays: dict[str, np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
     tokens = arrays["tokens"]
     if "sizes" in arrays:
         tokens = np.split(tokens, np.cumsum(arrays["sizes"])[:-1])
@@ -78,18 +91,27 @@ def _path(folder: Path, part: Part) -> Path:
     return folder / f"{part.name}.npz"
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as arrays:
-        return dict(arrays)
+def _undamaged(path: Path) -> bytes | None:
+    """The file without its digest; None where a byte is flipped or the file was cut."""
+    content = path.read_bytes()
+    content, digest = content[:-DIGEST], content[-DIGEST:]
+    return content if hashlib.sha256(content).digest() == digest else None
+
+
+def _drawn(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    result = function(*arguments)
+    return result if isinstance(result, dict) else _columns(result)
 
 
 def _make(path: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    result = function(*arguments)
-    arrays: dict[str, Any] = result if isinstance(result, dict) else _columns(result)
+    content = io.BytesIO()
+    arrays: dict[str, Any] = _drawn(function, arguments)
+    np.savez_compressed(content, **arrays)
     beside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            file.write(content.getvalue())
+            file.write(hashlib.sha256(content.getbuffer()).digest())
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

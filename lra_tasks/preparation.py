@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lra_tasks.contents import contents
+from lra_tasks.contents import contents, violations
 from lra_tasks.data import MANIFEST, Place, Source, checked_manifest, describe
 from lra_tasks.errors import UsageError
 from lra_tasks.files import locked
-from lra_tasks.tasks import SPLITS, Task, get_task
+from lra_tasks.presets import preset
+from lra_tasks.tasks import ARENA, SPLITS, Task, get_task
 
 # What is being done, examples finished, examples in all (0: unknown).
 Progress = Callable[[str, int, int], None]
@@ -72,7 +73,14 @@ def prepare(
                 try:
                     _discard(place.staging)
                     _check_room(place)
-                    _generate(_builder(place, manual_dir, unofficial, num_workers, tell), place, tell)
+                    builder = make_builder(
+                        place,
+                        tell,
+                        manual_dir=manual_dir,
+                        unofficial=unofficial,
+                        num_workers=num_workers,
+                    )
+                    _generate(builder, place, tell)
                 finally:
                     shutil.rmtree(place.staging, ignore_errors=True)
     return place.folder
@@ -105,18 +113,82 @@ def prepare_part(
     if not 1 <= number <= of:
         raise UsageError(f"--shard is {number}/{of}; expected I/N with I from 1 to N.")
     with _writable(place):
-        try:
-            builder = _builder(place, None, False, num_workers, tell)
-            drawn = builder.drawn()
-            if drawn is None:
-                raise UsageError(
-                    f"{place.task.name} with the config {place.config} is not drawn: it has no shares."
-                )
-            wanted = [part for split in SPLITS for part in drawn[split]]
-            builder.make_parts(wanted[len(wanted) * (number - 1) // of : len(wanted) * number // of])
-        finally:
-            shutil.rmtree(place.staging, ignore_errors=True)
+        builder = make_builder(place, tell, num_workers=num_workers)
+        drawn = builder.drawn()
+        if drawn is None:
+            raise UsageError(
+                f"{place.task.name} with the config {place.config} is read from files, not drawn: it has no "
+                "shares for many machines."
+            )
+        wanted = [part for split in SPLITS for part in drawn[split]]
+        builder.make_parts(wanted[len(wanted) * (number - 1) // of : len(wanted) * number // of])
     return place.parts
+
+
+class Outcome(NamedTuple):
+    """What became of a task in `prepare_all`.
+
+    Attributes:
+      folder: Of its dataset; None where there is none.
+      was_there: Whether it had been prepared before.
+      error: Why there is none; says what is missing and where to put it.
+    """
+
+    folder: Path | None
+    was_there: bool = False
+    error: UsageError | None = None
+
+
+def prepare_all(
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    smoke: bool = False,
+    manual_dir: str | os.PathLike[str] | None = None,
+    unofficial: bool = False,
+    overwrite: bool = False,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Outcome]:
+    """Prepares the six tasks of the arena one after the other; what cannot be had does not stop the others.
+
+    Args:
+      smoke: Prepares a few examples of each, those of the preset "smoke".
+      manual_dir: Folder with the files the user has, of whichever tasks.
+      data_dir, unofficial, overwrite, num_workers, progress: As in `prepare`.
+
+    Returns:
+      Name of the task → what became of it.
+
+    Raises:
+      UsageError: `manual_dir` is no folder.
+    """
+    _check_manual_dir(manual_dir)
+    outcomes = {}
+    for task in ARENA:
+        config = preset(task.name, "smoke").dataset if smoke else task.config
+        was_there = Place(task, config, data_dir).folder.exists() and not overwrite
+        try:
+            folder = prepare(
+                task,
+                data_dir,
+                config=config,
+                manual_dir=manual_dir,
+                unofficial=unofficial,
+                overwrite=overwrite,
+                num_workers=num_workers,
+                progress=progress,
+            )
+            outcomes[task.name] = Outcome(folder, was_there)
+        except UsageError as error:
+            outcomes[task.name] = Outcome(None, error=error)
+    return outcomes
+
+
+def _check_manual_dir(manual_dir: str | os.PathLike[str] | None) -> None:
+    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+        raise UsageError(
+            f"There is no folder {manual_dir} to read from; --manual-dir names one with files you have."
+        )
 
 
 def _silent(message: str, done: int, total: int) -> None:
@@ -130,8 +202,7 @@ def _place(
     manual_dir: str | os.PathLike[str] | None,
 ) -> Place:
     task = get_task(task) if isinstance(task, str) else task
-    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        raise UsageError(f"There is no folder {manual_dir} to read {task.name} from.")
+    _check_manual_dir(manual_dir)
     return Place(task, task.config if config is None else config, data_dir)
 
 
@@ -173,14 +244,15 @@ def _check_room(place: Place) -> None:
         raise OSError(f"only {_megabytes(free)} are free there")
 
 
-def _builder(
+def make_builder(
     place: Place,
-    manual_dir: str | os.PathLike[str] | None,
-    unofficial: bool,
-    num_workers: int | None,
     tell: Progress,
+    *,
+    manual_dir: str | os.PathLike[str] | None = None,
+    unofficial: bool = False,
+    num_workers: int | None = None,
 ) -> Any:
-    """Returns the builder, told all it may use."""
+    """Returns the builder of a dataset, told all it may use; nothing is written yet."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -210,7 +282,7 @@ def _generate(builder: Any, place: Place, tell: Progress) -> None:
             raise
         raise OSError(str(error)) from error  # what array_record makes of a full disk
     written = place.staging / place.relative
-    counts = _count_records(builder)
+    counts = count_records(builder)
     expected = builder.builder_config.num_examples or counts
     if counts != expected or counts != _counts(builder):
         raise UsageError(
@@ -219,9 +291,8 @@ def _generate(builder: Any, place: Place, tell: Progress) -> None:
         )
     sources = {split: Source(task, split, {}, builder.as_data_source(split)) for split in SPLITS}
     found = contents(sources, lambda done: tell(f"reading {task.name} back", done, sum(counts.values())))
-    for pair, (number, example) in found["repeats"].items():
-        if number and pair not in builder.may_repeat:
-            raise UsageError(f"{example}; the examples of {task.name} have to differ.")
+    for violation in violations(found, may_repeat=builder.may_repeat, balanced=builder.balanced):
+        raise UsageError(f"{task.name} cannot be prepared: {violation}.")
     manifest = {
         "dataset": str(place.relative),
         "num_examples": counts,
@@ -272,7 +343,7 @@ def _counts(builder: Any) -> dict[str, int]:
     return {split: builder.info.splits[split].num_examples for split in SPLITS}
 
 
-def _count_records(builder: Any) -> dict[str, int]:
+def count_records(builder: Any) -> dict[str, int]:
     """What the files themselves hold."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 

@@ -33,7 +33,7 @@ def _smoke(dataset: str, length: int) -> Settings:
 
 
 def _quick(
-    dataset: str, length: int, *, batch_size: int = 16, num_steps: int = 400, eval_examples: int = 512
+    dataset: str, length: int, *, batch_size: int = 16, num_steps: int = 300, eval_examples: int = 512
 ) -> Settings:
     return Settings(
         dataset=dataset,
@@ -42,7 +42,7 @@ def _quick(
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50),
         batch_size=batch_size,
         num_steps=num_steps,
-        eval_every=80,
+        eval_every=60,
         eval_examples=eval_examples,
         save_every=50,
         log_every=10,
@@ -267,8 +267,8 @@ _SETTINGS: dict[str, dict[str, Callable[[], Settings]]] = {
             "128-14",
             16_384,
             ModelConfig(width=1024, num_heads=8, num_layers=1, mlp_features=256),
-            batch_size=64,
-            epoch=2500,
+            batch_size=32,
+            epoch=5000,
             decay_rate=0.95,
             weight_decay=5e-4,
         ),

@@ -1,6 +1,6 @@
 """Writes tiny stand-ins for the sources of Text, Image and Retrieval, in the layouts of the real ones.
 
-    python tests/stand_ins.py FOLDER
+python tests/stand_ins.py FOLDER
 """
 
 import sys

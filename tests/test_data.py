@@ -275,7 +275,7 @@ def test_too_little_room(tmp_path, monkeypatch):
 
 def test_lost_records_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        preparation, "_count_records", lambda builder: {"train": 1999, "validation": 256, "test": 256}
+        preparation, "count_records", lambda builder: {"train": 1999, "validation": 256, "test": 256}
     )
     with pytest.raises(UsageError, match=r"written with \{'train': 1999.* expected \{'train': 2000"):
         prepare(LISTOPS, tmp_path, config="smoke", num_workers=1)

@@ -36,6 +36,7 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       shard_examples: Examples of a file; some 100 MB are held in memory while it is written.
       may_repeat: Which examples may be equal: "train" within that split, "train/test" across these two. All
         others are refused.
+      balanced: Whether a split has equally many examples of each label, but for one where they do not divide.
       num_workers: Processes for drawing; None takes one for each processor.
       report: Is told what is done, the number of examples finished, and of all (0: unknown).
       manual_dir: Folder with files the user has; None where there is none.
@@ -47,6 +48,7 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     task: ClassVar[Task]
     shard_examples: int = 25_000
     may_repeat: frozenset[str] = frozenset()
+    balanced: bool = False
     num_workers: int | None = None
     report: Callable[[str, int, int], None] = staticmethod(lambda message, done, total: None)
     manual_dir: Path | None = None

@@ -76,6 +76,7 @@ class CarvedBuilder(ArenaBuilder, skip_registration=True):
     official: ClassVar[archives.Official]
     patterns: ClassVar[tuple[str, ...]]
     classes: ClassVar[tuple[str, ...]]
+    balanced = True
     may_repeat = frozenset({"train", "validation", "test", "train/test", "validation/test"})
 
     def published(self, path: Path) -> dict[str, list[Named]]:

@@ -79,6 +79,17 @@ class Retrieval(ArenaBuilder, skip_registration=True):
     ]
     task = retrieval.TASK
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        config: Any = self.builder_config
+        self.balanced = not config.release
+        if config.release:  # published as they are
+            self.may_repeat = frozenset(
+                pair
+                for place, split in enumerate(SPLITS)
+                for pair in (split, *(f"{earlier}/{split}" for earlier in SPLITS[:place]))
+            )
+
     def read(self) -> dict[str, tuple[int, Iterable[Example]]]:
         config: Any = self.builder_config
         return self._read_release() if config.release else self._make_pairs(config.num_examples)
@@ -116,11 +127,6 @@ class Retrieval(ArenaBuilder, skip_registration=True):
         metadata.update(origin="the Long Range Arena's release", sha256=digests, malformed=malformed)
         if found != self.task.num_examples:
             metadata["note"] = f"{found} pairs; the published files have {dict(self.task.num_examples)}."
-        self.may_repeat = frozenset(
-            pair
-            for place, split in enumerate(SPLITS)
-            for pair in (split, *(f"{earlier}/{split}" for earlier in SPLITS[:place]))
-        )
         self.shard_examples = RELEASE_SHARD
         return {split: (found[split], _rows(path, name)) for split, name in RELEASE_FILES.items()}
 
