@@ -3,18 +3,20 @@
     make readme
 
 What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the table of the report in
-`experiments/results/NAME.json`, and after `<!-- results: NAME -->` by the whole of it.
+`experiments/results/NAME.json`, after `<!-- results: NAME -->` by the whole of it, and after
+`<!-- memory: NAME -->` by the memory of a training step, by preset and mixer.
 `tests/test_readme.py` fails while README and results disagree.
 """
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from lra_tasks import Report
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"(<!-- (table|results): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|results|memory): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -24,6 +26,8 @@ def filled(text: str) -> str:
 
 def _block(kind: str, name: str) -> str:
     result = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
+    if kind == "memory":
+        return _memory(result)
     report = Report.from_json(result["report"])
     if kind == "table":
         return report.table()
@@ -37,6 +41,15 @@ def _block(kind: str, name: str) -> str:
     for length in lengths:
         cells = " | ".join(f"{sizes[mixer][length] / 1e6:,.0f} MB" for mixer in sizes)
         lines.append(f"| {int(length):,} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _memory(result: dict[str, Any]) -> str:
+    mixers = list(next(iter(result["bytes"].values())))
+    lines = [f"| preset | batch | {' | '.join(mixers)} |", "|---|---:|" + "---:|" * len(mixers)]
+    for name, sizes in result["bytes"].items():
+        cells = " | ".join(f"{size / 1e9:,.2f} GB" for size in sizes.values())
+        lines.append(f"| {name} | {result['batch_size'][name]} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

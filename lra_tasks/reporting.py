@@ -320,10 +320,10 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
     speeds = [row.examples_per_second for row in rows]
     low, high = min(speeds) / 3, max(speeds) * 20  # room for the names of the lines
     largest = max(row.peak_bytes for row in rows)
-    for name, accuracy in references.items():
-        axes.axhline(accuracy, color="#999999", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    ceiling = 1.25 * max([row.accuracy for row in rows] + list(references.values()))
+    for names, accuracy in _apart(references, 0.04 * ceiling):
         axes.annotate(
-            name,
+            names,
             (high, accuracy),
             (-2, 3),
             textcoords="offset points",
@@ -331,6 +331,8 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
             fontsize=9,
             color="#666666",
         )
+    for accuracy in references.values():
+        axes.axhline(accuracy, color="#999999", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for row, colour in zip(rows, COLOURS * len(rows), strict=False):
         area = 2200 * row.peak_bytes / largest
         if row.deviation is not None:
@@ -352,11 +354,21 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
     axes.set_xscale("log", subs=(2, 5))
     _plain_ticks(axes)
     axes.set_xlim(low, high)
-    ceiling = max([row.accuracy for row in rows] + list(references.values()))
-    axes.set_ylim(0, ceiling * 1.25)
+    axes.set_ylim(0, ceiling)
     axes.set_xlabel("training examples per second")
     axes.set_ylabel("test accuracy, %")
     axes.set_title("Accuracy against speed; area is peak memory")
+
+
+def _apart(lines: dict[str, float], distance: float) -> list[tuple[str, float]]:
+    """Returns the names of the lines and their heights, names of lines closer than `distance` in one."""
+    groups: list[tuple[str, float]] = []
+    for name, height in sorted(lines.items(), key=lambda line: line[1]):
+        if groups and height - groups[-1][1] < distance:
+            groups[-1] = (f"{groups[-1][0]}; {name}", height)
+        else:
+            groups.append((name, height))
+    return groups
 
 
 def _plot_curves(axes: Any, rows: Sequence[Row]) -> None:

@@ -1,0 +1,64 @@
+"""What one training step on Path-X, 16,384 pixels, takes of a device's memory, by preset and mixer.
+
+Question. Does the full configuration fit one GPU?
+
+    python -m experiments.pathx_memory --record   half a minute on two CPU cores; nothing is trained
+
+The numbers are those XLA gives for the step it compiled for this machine's devices: arguments, results and
+temporaries. Compiled for CPU, where bfloat16 is computed in float32, they are above what a GPU needs.
+
+Results, in experiments/results with their environment. hrr fits a GPU of 80 GB with every preset. Softmax
+attention by XLA, which holds all T × T weights, needs more than 500 GB with "small", "lra" and "paper".
+"""
+
+from pathlib import Path
+
+import jax
+import tyro
+
+from lra_tasks import Config, Progress, preset
+from lra_tasks.cli import exit_codes, print_table
+from lra_tasks.files import write_json
+from lra_tasks.metrics import environment
+from lra_tasks.presets import PRESETS
+from lra_tasks.program import Program, memory_bytes
+from lra_tasks.tasks import get_task
+
+RESULTS = Path(__file__).parent / "results"
+MIXERS = ("hrr", "softmax", "none")
+
+
+def main(record: bool = False) -> None:
+    """Compiles a training step for every preset and mixer, and prints what it holds.
+
+    Args:
+        record: keep the result in experiments/results.
+    """
+    sizes: dict[str, dict[str, int]] = {}
+    batches: dict[str, int] = {}
+    with Progress() as progress:
+        for name in PRESETS:
+            settings = preset("pathx", name)
+            batches[name] = settings.batch_size
+            sizes[name] = {}
+            for mixer in MIXERS:
+                progress.show(f"{name} {mixer}: compiling")
+                program = Program(Config(task="pathx", mixer=mixer, **vars(settings)), get_task("pathx"))
+                compiled = program.compile(jax.eval_shape(program.init))
+                sizes[name][mixer], _ = memory_bytes(compiled)
+    print_table(
+        ("preset", "batch", *MIXERS),
+        [
+            (name, str(batches[name]), *(f"{size / 1e9:,.2f} GB" for size in row.values()))
+            for name, row in sizes.items()
+        ],
+        numbers=True,
+    )
+    if record:
+        content = {"bytes": sizes, "batch_size": batches, "environment": environment()}
+        write_json(RESULTS / "pathx_memory.json", content)
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        tyro.cli(main)
