@@ -5,7 +5,7 @@ Question. Does the full configuration fit one GPU?
     python -m experiments.pathx_memory --record   half a minute on two CPU cores; nothing is trained
 
 The numbers are those XLA gives for the step it compiled for this machine's devices: arguments, results and
-temporaries. Compiled for CPU, where bfloat16 is computed in float32, they are above what a GPU needs.
+temporaries. A program compiled for CPU is not the one a GPU runs; it is fused otherwise.
 
 Results, in experiments/results with their environment. hrr fits a GPU of 80 GB with every preset. Softmax
 attention by XLA, which holds all T × T weights, needs more than 500 GB with "small", "lra" and "paper".
