@@ -15,7 +15,7 @@ from lra_tasks.config import Config
 from lra_tasks.errors import UsageError
 from lra_tasks.metrics import environment
 from lra_tasks.presets import preset
-from lra_tasks.program import Program, memory_bytes
+from lra_tasks.program import Program, free_bytes, memory_bytes
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import Task, get_task
 
@@ -82,7 +82,9 @@ class DataRate:
 def prepared_config(
     task: Task, wanted: str, length: int, data_dir: str | os.PathLike[str] | None = None
 ) -> str | None:
-    """Returns the config to measure with: `wanted` if it is prepared, or else the largest that is.
+    """Returns the config to measure with: `wanted` if it is there, or else the largest that is whole.
+
+    Folders that are no dataset of the task, and datasets that are not whole, do not count.
 
     Args:
       task: the task.
@@ -92,18 +94,20 @@ def prepared_config(
 
     Returns:
       The config, or None where nothing fit is prepared.
-
-    Raises:
-      UsageError: a dataset is not whole.
     """
-    home, version = data.Place(task, wanted, data_dir).folder.parent.parent, task.builder_class().VERSION
+    folder = data.Place(task, wanted, data_dir).folder
+    if folder.exists():
+        return wanted
     sizes: dict[str, int] = {}
-    for folder in sorted(home.glob(f"[!.]*/{version}")):
-        config = folder.parent.name
-        manifest = data.checked_manifest(data.Place(task, config, data_dir), verify=False)
+    for other in sorted(folder.parent.parent.glob(f"[!.]*/{folder.name}")):
+        config = other.parent.name
+        try:
+            manifest = data.checked_manifest(data.Place(task, config, data_dir), verify=False)
+        except UsageError:
+            continue
         if not task.pixels or manifest["contents"]["splits"]["train"]["lengths"] == [length, length]:
             sizes[config] = manifest["num_examples"]["train"]
-    return wanted if wanted in sizes else max(sizes, key=lambda config: sizes[config], default=None)
+    return max(sizes, key=lambda config: sizes[config], default=None)
 
 
 def data_rates(
@@ -322,20 +326,6 @@ def generation_rates(*, seconds: float = 1.0) -> dict[str, float]:
         "pathfinder": rate(lambda start, stop: snakes.images(32, 14, 0, start, stop), 64),
         "pathx": rate(lambda start, stop: snakes.images(128, 14, 0, start, stop), 16),
     }
-
-
-def free_bytes() -> int | None:
-    """Returns the memory a program may still take on the first device, or None where that is not known."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        try:
-            lines = Path("/proc/meminfo").read_text().splitlines()
-        except OSError:
-            return None
-        (kilobytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-        return 1024 * int(kilobytes)
-    stats = device.memory_stats() or {}
-    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
 
 
 def _forget(folder: Path) -> None:

@@ -91,7 +91,7 @@ def check(
         if tasks is not None and not own:
             place = Place(task, task.config, data_dir)
             finding = Finding(task.name, [f"{task.name} is not prepared in {root}."])
-            finding.mend = f"{place.command()} makes its dataset."
+            finding.mend = f"{_command(place, {})} makes its dataset."
             findings.append(finding)
     if tasks is None:
         for folder in folders:
@@ -135,12 +135,25 @@ def _place(folder: Path, data_dir: str | os.PathLike[str] | None) -> Place | Non
     return Place(owner, config, data_dir)
 
 
+def _command(place: Place, metadata: dict[str, Any], *options: str) -> str:
+    """The command that makes a dataset of such metadata, with the options that one from files needs."""
+    builder = make_builder(place, lambda message, done, total: None)
+    official = getattr(builder, "official", None)
+    downloaded = official is not None and metadata.get("origin", official.url) == official.url
+    if builder.drawn() is None and not downloaded:
+        options = (*options, "--manual-dir", "FOLDER")
+    if "unofficial" in metadata:
+        options = (*options, "--unofficial")
+    return place.command(*options)
+
+
 def _check(place: Place, tell: Progress) -> Finding:
-    finding = Finding(str(place.relative), mend=f"{place.command('--overwrite')} makes it again.")
+    finding = Finding(str(place.relative), mend=f"{_command(place, {}, '--overwrite')} makes it again.")
     name = f"checking {place.relative}"
     tell(name, 0, 0)
     try:
         manifest = read_manifest(place)
+        finding.mend = f"{_command(place, manifest['metadata'], '--overwrite')} makes it again."
         finding.size = sum(path.stat().st_size for path in place.folder.iterdir())
         finding.problems += damage(place.folder, manifest, verify=True)
         strays = {path.name for path in place.folder.iterdir()} - {MANIFEST, *manifest["files"]}
@@ -149,7 +162,8 @@ def _check(place: Place, tell: Progress) -> Finding:
             for problem in _check_contents(place, manifest, finding, lambda *n: tell(name, *n)):
                 finding.problems.append(problem)  # at once: those before one that raises are kept
     except UsageError as error:
-        finding.problems.append(str(error).removesuffix(finding.mend).rstrip())
+        shorter = f"{place.command('--overwrite')} makes it again."  # ends what `lra_tasks.data` says
+        finding.problems.append(str(error).removesuffix(shorter).rstrip())
     except Exception as error:  # noqa: BLE001 (whatever a damaged dataset brings about, the next one is checked)
         finding.problems.append(f"It cannot be read: {error!r}.")
     return finding

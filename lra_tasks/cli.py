@@ -67,7 +67,7 @@ class Prepare:
     manual_dir: Path | None = None
     """Folder with files you have: archives or folders of the task's data."""
     unofficial: bool = False
-    """Take files that are not the official ones, if their structure is right; all results will say so."""
+    """Take files that are not the official ones, if they are built alike; runs and reports will say so."""
     shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
     """Draw the I-th of N shares only, for ListOps and Pathfinder on many machines."""
     overwrite: bool = False
@@ -116,6 +116,8 @@ class Prepare:
                 self.task, (number, of), self.data_dir, config=self.config, progress=progress.show
             )
         print(folder)
+        if not folder.name.startswith(".parts"):
+            return  # the dataset is whole already
         print(
             f"This folder has share {number} of {of}. Copy the other machines' files into the folder of\n"
             "one of them, and run there the same command without --shard: it joins them."
@@ -234,6 +236,7 @@ class Train:
         print(
             f"{run_dir}: test accuracy {summary['test_accuracy']:.2f} %"
             f" (step {summary['best_step']:,}, the best of validation)"
+            + ("; unofficial source of data" if "unofficial" in summary["data"] else "")
         )
 
 
@@ -439,9 +442,7 @@ def exit_codes() -> Iterator[None]:
     except Interrupted as error:
         print(f"lra: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(
-            "lra: stopped; nothing half-made is kept, the same command begins there again.", file=sys.stderr
-        )
+        print("lra: stopped; the same command begins again, or goes on where it can.", file=sys.stderr)
         sys.stderr.flush()
         os._exit(128 + received[0])  # a Python that ends while XLA's threads compile crashes
     except BrokenPipeError:
@@ -483,7 +484,12 @@ def _parse(arguments: list[str]) -> Any:
 
 def _task_and_preset(arguments: list[str]) -> tuple[str | None, str]:
     """Finds the two values that decide the defaults of all others, before the rest is parsed."""
-    words = [argument for argument in arguments if argument in TASKS]
+    before = ["", *arguments]
+    words = [
+        argument
+        for flag, argument in zip(before, arguments, strict=False)
+        if argument in TASKS and (not flag.startswith("--") or "=" in flag)  # else it is that flag's value
+    ]
     if not words and arguments and not arguments[0].startswith("-"):
         get_task(arguments[0])  # raises: there is no such task
     task = words[0] if words else None

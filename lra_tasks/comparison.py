@@ -1,5 +1,6 @@
 """A comparison: the same data, seeds and budget for every mixer, one run each, one report."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from lra_tasks.files import write_json
 from lra_tasks.preparation import prepare
 from lra_tasks.program import Program
 from lra_tasks.progress import Progress, Silent
-from lra_tasks.reporting import ORDER, Report, report
+from lra_tasks.reporting import ORDER, REFERENCES, Report, report
 from lra_tasks.tasks import get_task
 from lra_tasks.training import check_folder, train
 
@@ -70,10 +71,13 @@ def compare(
     write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:
         train(config, out_dir / config.name, data_dir=data_dir, progress=progress)
-    references = out_dir / "references.json"
-    if not references.is_file():
+    references = out_dir / REFERENCES
+    manifest = data.read_manifest(data.Place(record, settings.dataset, data_dir))
+    identity = data.identity(manifest)
+    if not references.is_file() or json.loads(references.read_text())["data"] != identity:
         progress.show(f"{title}: measuring the reference lines")
         splits = data.open_splits(configs[0], data_dir)
-        write_json(references, record.references(splits["train"], splits["test"]))
+        lines = record.references(splits["train"], splits["test"])
+        write_json(references, {"data": identity, "lines": lines})
     progress.show(f"{title}: writing the report")
     return report(out_dir)

@@ -59,7 +59,8 @@ def prepare(
     Raises:
       MissingData: Files that the dataset is made from are not there, and cannot be downloaded.
       UsageError: The config is unknown; a damaged dataset is in the way; another process is preparing the
-        same one; the folder cannot be written or the disk is full; the builder refuses its input.
+        same one; the folder cannot be written or the disk is full; the builder refuses its input; without
+        `unofficial`, files that should be the arena's have other numbers of examples.
     """
     place, tell = _place(task, config, data_dir, manual_dir), progress or _silent
     task = place.task
@@ -98,7 +99,8 @@ def prepare_part(
     """Makes one machine's share of a drawn dataset, and returns the folder its parts lie in.
 
     When the shares of all machines lie in that folder of one of them, `prepare` there joins them to the bytes
-    that one machine would have made; what is missing it draws itself.
+    that one machine would have made; what is missing it draws itself. Where the dataset is whole already,
+    nothing is drawn, and its own folder is returned.
 
     Args:
       task: The task or its name.
@@ -106,7 +108,8 @@ def prepare_part(
       data_dir, config, num_workers, progress: As in `prepare`.
 
     Raises:
-      UsageError: The share does not exist, or the dataset is read and not drawn.
+      UsageError: The share does not exist; the dataset is read and not drawn; a damaged one is in the way;
+        the folder cannot be written.
     """
     place, tell = _place(task, config, data_dir, None), progress or _silent
     number, of = shard
@@ -120,6 +123,8 @@ def prepare_part(
                 f"{place.task.name} with the config {place.config} is read from files, not drawn: it has no "
                 "shares for many machines."
             )
+        if _is_prepared(place, tell):
+            return place.folder
         wanted = [part for split in SPLITS for part in drawn[split]]
         builder.make_parts(wanted[len(wanted) * (number - 1) // of : len(wanted) * number // of])
     return place.parts
@@ -240,8 +245,10 @@ def _megabytes(size: int) -> str:
 
 def _check_room(place: Place) -> None:
     free = shutil.disk_usage(place.root).free
-    if place.config == place.task.config and free < place.task.disk_bytes:
-        raise OSError(f"only {_megabytes(free)} are free there")
+    finished = sum(path.stat().st_size for path in place.parts.glob("*.npz"))
+    if place.config == place.task.config and free + finished < place.task.disk_bytes:
+        beside = f" beside {_megabytes(finished)} of finished parts" if finished else ""
+        raise OSError(f"only {_megabytes(free)} are free there{beside}")
 
 
 def make_builder(
@@ -289,6 +296,7 @@ def _generate(builder: Any, place: Place, tell: Progress) -> None:
             f"{task.name} was written with {counts} examples, expected {expected}; nothing was kept. "
             f"Run {place.command()} again."
         )
+    _mark_other_counts(builder, place, counts)
     sources = {split: Source(task, split, {}, builder.as_data_source(split)) for split in SPLITS}
     found = contents(sources, lambda done: tell(f"reading {task.name} back", done, sum(counts.values())))
     for violation in violations(found, may_repeat=builder.may_repeat, balanced=builder.balanced):
@@ -315,6 +323,31 @@ def _generate(builder: Any, place: Place, tell: Progress) -> None:
     _flush_to_disk(place.folder.parent)
     _discard(place.parts)
     tell(f"{task.name} is prepared in {place.folder}", sum(counts.values()), sum(counts.values()))
+
+
+def _mark_other_counts(builder: Any, place: Place, counts: dict[str, int]) -> None:
+    """Refuses files in the place of the arena's that have other numbers of examples; with leave, marks them.
+
+    A config that has `num_examples` was checked before.
+    """
+    task = place.task
+    if builder.builder_config.num_examples or not task.is_arena(place.config) or not task.num_examples:
+        return
+    if counts == task.num_examples:
+        return
+    found, expected = (
+        " / ".join(f"{numbers[split]:,}" for split in SPLITS) for numbers in (counts, task.num_examples)
+    )
+    if not builder.unofficial:
+        raise UsageError(
+            f"The files for {task.name} give {found} examples of {' / '.join(SPLITS)}, expected the arena's "
+            f"{expected}; nothing was kept. Get the arena's files; or --unofficial takes these as they are, "
+            "and marks the dataset, its runs and their reports."
+        )
+    metadata = builder.info.metadata
+    reasons = [metadata["unofficial"]] if "unofficial" in metadata else []
+    metadata["unofficial"] = "; ".join([*reasons, f"{found} examples, the arena's are {expected}"])
+    metadata.save_metadata(place.staging / place.relative)
 
 
 def _stable_writer(file_format: Any) -> Any:

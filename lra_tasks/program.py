@@ -1,6 +1,7 @@
 """The compiled side of a run: the model, its optimiser, one training step, one evaluation."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -227,3 +228,17 @@ def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
     memory: Any = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return held + memory.temp_size_in_bytes, memory.temp_size_in_bytes
+
+
+def free_bytes() -> int | None:
+    """Returns the memory a program may still take on the first device, or None where that is not known."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        try:
+            lines = Path("/proc/meminfo").read_text().splitlines()
+        except OSError:
+            return None
+        (kilobytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(kilobytes)
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None

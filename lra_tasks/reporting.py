@@ -20,6 +20,7 @@ from lra_tasks.tasks import get_task
 
 COLUMNS = ("mixer", "seeds", "accuracy, %", "parameters", "examples/s", "memory", "time")
 ORDER = "comparison.json"  # the names of the runs' folders, in the order of the table
+REFERENCES = "references.json"  # the reference lines, and the identity of the data they were measured on
 # One a mixer, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -193,7 +194,7 @@ def report(out_dir: str | os.PathLike[str]) -> Report:
       out_dir: folder of a comparison.
 
     Raises:
-      UsageError: if there is no finished run, or runs differ in more than mixer and seed.
+      UsageError: if there is no finished run, or runs differ in more than mixer and seed, or in their data.
     """
     out_dir = Path(out_dir)
     if not out_dir.is_dir():
@@ -213,20 +214,25 @@ def report(out_dir: str | os.PathLike[str]) -> Report:
                 f"{folder} differs from {folders[0]} in {', '.join(changed)}: these runs cannot stand in one"
                 " table. Report on them apart."
             )
-    groups: dict[str, list[tuple[dict[str, Any], Run]]] = {}
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    for summary, folder in zip(summaries, folders, strict=True):
+        if summary["data"]["identity"] != summaries[0]["data"]["identity"]:
+            raise UsageError(
+                f"{folder} and {folders[0]} were trained on different examples: these runs cannot stand in"
+                " one table. Report on them apart."
+            )
+    groups: dict[str, list[tuple[dict[str, Any], Run]]] = {}
     for summary, folder in zip(summaries, folders, strict=True):
         groups.setdefault(summary["mixer"], []).append((summary, _run(summary, folder)))
     rows = tuple(
         Row(mixer, tuple(run for _, run in group), group[0][0]["num_parameters"], group[0][0]["peak_bytes"])
         for mixer, group in groups.items()
     )
-    references = out_dir / "references.json"
     result = Report(
         task=summaries[0]["task"],
         title=summaries[0]["title"],
         rows=rows,
-        references=json.loads(references.read_text()) if references.is_file() else {},
+        references=_references(out_dir, summaries[0]["data"]["identity"]),
         notes=(*_ratios(rows), *_parameter_rule(rows), *_notes(rows, summaries)),
         environment=summaries[0]["environment"],
         data=summaries[0]["data"],
@@ -237,6 +243,13 @@ def report(out_dir: str | os.PathLike[str]) -> Report:
     with writing(out_dir / "report.png"):
         result.plot(out_dir / "report.png")
     return result
+
+
+def _references(out_dir: Path, identity: str) -> dict[str, float]:
+    """Returns the lines measured on these data, if there are any."""
+    path = out_dir / REFERENCES
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    return content["lines"] if content.get("data") == identity else {}
 
 
 def _run(summary: dict[str, Any], folder: Path) -> Run:

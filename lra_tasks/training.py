@@ -25,7 +25,7 @@ from lra_tasks.files import locked, replace, write_json
 from lra_tasks.metrics import Metrics, environment
 from lra_tasks.mixers import get_mixer
 from lra_tasks.model import num_parameters
-from lra_tasks.program import Program, memory_bytes
+from lra_tasks.program import Program, free_bytes, memory_bytes
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
 
@@ -65,9 +65,10 @@ def train(
     """Trains a model, or goes on where an earlier call with the same arguments was ended, and tests it.
 
     The step with the best validation accuracy (the lower loss decides a tie) is the one tested, once, at
-    the end. The folder of the run then holds `config.json`, `env.json`, `metrics.jsonl`, `summary.json`
-    and `checkpoints/`. A run that has its summary is not run again. A run killed at any moment loses the
-    steps since its last checkpoint and, gone on with, ends with the same parameters (bit for bit on CPU).
+    the end. The folder of the run then holds `config.json`, `data.json`, `env.json`, `metrics.jsonl`,
+    `summary.json` and `checkpoints/`. A run that has its summary is not run again. A run killed at any
+    moment loses the steps since its last checkpoint and, gone on with, ends with the same parameters (bit
+    for bit on CPU).
 
     Args:
       config: the run, resolved.
@@ -79,8 +80,9 @@ def train(
       The summary: accuracies in percent, counts, seconds, bytes; see `summary.json`.
 
     Raises:
-      UsageError: for a dataset that is not whole, a folder that holds a run of another configuration, a
-        batch the devices cannot share, a mixer that does not fit, a loss that is not finite, a full disk.
+      UsageError: for a dataset that is not whole, a folder that holds a run of another configuration or on
+        other data, a step that does not fit into memory, a batch the devices cannot share, a mixer that does
+        not fit, a loss that is not finite, a full disk.
       Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """
     progress = progress or Silent()
@@ -97,6 +99,8 @@ def train(
     task = data.record(config.task, config.dataset, data_dir)
     sources = data.open_splits(config, data_dir)
     manifest = data.checked_manifest(data.Place(task, config.dataset, data_dir), verify=False)
+    origin = {"dataset": manifest["dataset"], "identity": data.identity(manifest), **manifest["metadata"]}
+    _check_data(run_dir, origin)
     if "unofficial" in manifest["metadata"]:
         progress.say(f"{label}: the data are from an unofficial source: {manifest['metadata']['unofficial']}")
     batches = data.training_batches(
@@ -107,7 +111,8 @@ def train(
     state = program.init()
     compiled = program.compile(state)
     program.compile_evaluation(state.params)
-    _claim(run_dir, config)
+    _check_memory(compiled, config)
+    _claim(run_dir, config, origin)
     metrics = Metrics(run_dir / "metrics.jsonl")
     with (
         locked(run_dir / ".lock", f"{run_dir} is being trained by process PID; wait for it, or end it."),
@@ -210,7 +215,7 @@ def train(
         "examples_per_second": config.batch_size / metrics.median_step_seconds(),
         "seconds": record.seconds,
         "peak_bytes": memory_bytes(compiled)[0],
-        "data": {"dataset": manifest["dataset"], **manifest["metadata"]},
+        "data": origin,
         "environment": environment(),
     }
     write_json(run_dir / "summary.json", summary)
@@ -229,7 +234,7 @@ def evaluate(
 
     Args:
       run_dir: folder of a run that has at least one checkpoint.
-      split: "train", "validation" or "test".
+      split: "train", "validation" or "test", as the run's protocol has them.
       length: tokens an input is cut to; None means the run's own.
       data_dir: folder of all datasets, as in `lra_tasks.prepare`.
       progress: shows what is under way; None for silence.
@@ -243,8 +248,9 @@ def evaluate(
     run_dir = Path(run_dir)
     config = read_config(run_dir)
     task = data.record(config.task, config.dataset, data_dir)
-    source = data.load(task, split, data_dir, config=config.dataset)
-    data.check_length(source, config.length if length is None else length)
+    if length is not None:
+        data.check_length(data.load(task, split, data_dir, config=config.dataset, verify=False), length)
+    source = data.open_splits(config, data_dir)[split]
     program = Program(config, task)
     state = program.init()
     with contextlib.closing(Checkpoints(run_dir / "checkpoints")) as checkpoints:
@@ -294,11 +300,33 @@ def check_folder(run_dir: Path, config: Config) -> None:
         raise UsageError(f"{run_dir} holds something that is no run. Give another folder for this one.")
 
 
-def _claim(run_dir: Path, config: Config) -> None:
+def _check_data(run_dir: Path, origin: dict[str, Any]) -> None:
+    """Refuses to go on with a run on other data than it began with."""
+    path = run_dir / "data.json"
+    if path.is_file() and json.loads(path.read_text())["identity"] != origin["identity"]:
+        raise UsageError(
+            f"The run in {run_dir} began on other examples than {origin['dataset']} now holds; nothing was"
+            " changed. Give another folder for a run on these, or prepare those again."
+        )
+
+
+def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:
+    """Refuses a step that would be killed for its memory, or fail in XLA."""
+    (_, needed), free = memory_bytes(compiled), free_bytes()
+    if free is not None and needed > free:
+        raise UsageError(
+            f"A training step of {config.task} with {config.mixer} needs {needed / 1e9:,.1f} GB of memory"
+            f" beside its parameters; {free / 1e9:,.1f} GB are free. It takes less with a smaller"
+            " --batch-size, or --length where the task allows it."
+        )
+
+
+def _claim(run_dir: Path, config: Config, origin: dict[str, Any]) -> None:
     """Makes the run's folder, with its configuration first: from then on it is known as this run's."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         replace(run_dir / "config.json", to_json(config))
+        write_json(run_dir / "data.json", origin)
         write_json(run_dir / "env.json", environment())
     except OSError as error:
         raise UsageError(f"The run's folder {run_dir} cannot be written: {error}.") from error

@@ -1,7 +1,9 @@
 """Set-up of the tests: four CPU devices, run-time type checks, hypothesis profiles, runs to share."""
 
 import atexit
+import errno
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -52,6 +54,22 @@ def x64():
     """Allows float64 in jax."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Makes `Path.open` refuse one path, as the system refuses it to all but root."""
+
+    def refuse(path):
+        def opened(self, *arguments, **options):
+            if self == path:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+            return opening(self, *arguments, **options)
+
+        monkeypatch.setattr(pathlib.Path, "open", opened)
+
+    opening = pathlib.Path.open
+    return refuse
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """Source files: found, downloaded, read without being unpacked, and refused when they are damaged."""
 
+import errno
 import hashlib
 import http.server
 import io
+import os
 import random
 import re
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -151,6 +154,45 @@ def test_an_archive_is_not_held_in_memory(tmp_path):
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
     """
     subprocess.run([sys.executable, "-c", code, path], check=True)
+
+
+def test_members_are_forgotten(tmp_path):
+    """The release has millions; a header takes some 500 bytes."""
+    path = sources.as_archive({f"{i}": b"" for i in range(3_000)}, tmp_path / "some.tar")
+    assert len(list(members(path))) == 3_000  # imports and caches
+    tracemalloc.start()
+    assert sum(1 for _ in members(path)) == 3_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 300_000
+
+
+def refusing(*arguments, **options):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_what_cannot_be_opened_is_named(tmp_path, unreadable, monkeypatch, kind):
+    if kind == "folder":
+        path = sources.as_folder(FILES, tmp_path)
+        unreadable(path / "c" / "d.bin")
+        message = "c/d.bin cannot be read: Permission denied. It is a file the dataset is made from"
+    else:
+        path = sources.as_archive(FILES, tmp_path / "some.tar.gz")
+        monkeypatch.setattr(archives.TarFile, "open", refusing)
+        message = "some.tar.gz cannot be read: Input/output error. It is a file the dataset is made from"
+    with pytest.raises(UsageError, match=message):
+        read(path)
+
+
+def test_a_file_that_fails_in_the_middle_is_named(tmp_path, monkeypatch):
+    class Failing(io.FileIO):
+        read = refusing
+
+    path = sources.as_folder(FILES, tmp_path)
+    monkeypatch.setattr(Path, "open", lambda self, *arguments, **options: Failing(self))
+    with pytest.raises(UsageError, match=r"b\.txt cannot be read: Input/output error"):
+        read(path)
 
 
 # Downloading

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import stand_ins
 
-from lra_tasks import Config, data, preset, train
+from lra_tasks import Config, data, evaluate, preset, train, training
 from lra_tasks.errors import UsageError
 from lra_tasks.preparation import prepare
 from lra_tasks.tasks import ARENA, TASKS
@@ -55,9 +55,10 @@ def test_smoke_run(datasets, tmp_path, name):
     assert summary["title"] == f"{name}/{preset(name, 'smoke').dataset}"
     assert 0 <= summary["test_accuracy"] <= 100
     assert np.isfinite(summary["test_loss"])
-    unofficial = name in ("text", "image")
+    unofficial = name in ("text", "image", "retrieval")
     assert ("unofficial" in summary["data"]) == unofficial
-    assert ("from an unofficial source: the archive" in result.stderr) == unofficial
+    assert ("from an unofficial source: " in result.stderr) == unofficial
+    assert ("unofficial source" in result.stdout) == unofficial
 
 
 def settings(task, **changes):
@@ -91,13 +92,42 @@ def test_protocol_paper_is_for_carved_splits(datasets):
         data.open_splits(config, datasets)
 
 
-def test_a_run_of_protocol_paper_says_so(datasets, tmp_path):
-    config = Config(
-        task="text", mixer="none", **settings("text", protocol="paper", num_steps=2, eval_every=2)
-    )
+def test_a_run_of_protocol_paper_chooses_on_the_test_split(datasets, tmp_path):
+    changes = {"protocol": "paper", "num_steps": 4, "eval_every": 1, "eval_examples": None}
+    config = Config(task="text", mixer="none", **settings("text", **changes))
     summary = train(config, tmp_path / "run", data_dir=datasets)
     assert summary["protocol"] == "paper"
-    assert summary["validation_accuracy"] >= 0
+    assert summary["validation_accuracy"] == summary["test_accuracy"]
+    found = {
+        split: evaluate(tmp_path / "run", split=split, data_dir=datasets) for split in ("train", "validation")
+    }
+    assert found["train"]["num_examples"] == 320  # the validation examples among them
+    assert found["validation"]["accuracy"] == summary["test_accuracy"]
+
+
+def test_a_run_is_not_gone_on_with_on_other_data(datasets, tmp_path):
+    config = Config(task="text", mixer="none", **settings("text", num_steps=2))
+    train(config, tmp_path / "run", data_dir=datasets)
+    (tmp_path / "run" / "summary.json").unlink()
+    path = tmp_path / "run" / "data.json"
+    assert "unofficial" in json.loads(path.read_text())
+    train(config, tmp_path / "run", data_dir=datasets)
+    (tmp_path / "run" / "summary.json").unlink()
+    path.write_text(path.read_text().replace('"identity": "', '"identity": "0'))
+    before = arena.snapshot(tmp_path)
+    with pytest.raises(UsageError, match=r"began on other examples than lra_text/smoke/1.0.0 now holds"):
+        train(config, tmp_path / "run", data_dir=datasets)
+    assert arena.snapshot(tmp_path) == before
+
+
+def test_a_step_that_does_not_fit_is_refused(datasets, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "free_bytes", lambda: 1000)
+    config = Config(task="text", mixer="none", **settings("text"))
+    with pytest.raises(
+        UsageError, match=r"text with none needs .* GB of memory .*; 0.0 GB are free.*--batch-size"
+    ):
+        train(config, tmp_path / "run", data_dir=datasets)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("length", [1023, 1025, 4096])

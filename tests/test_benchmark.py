@@ -106,6 +106,19 @@ def test_the_config_is_the_wanted_or_the_largest(monkeypatch, tmp_path):
     assert benchmark.prepared_config(task, "default", 2000, tmp_path) == "smoke"
 
 
+def test_folders_that_cannot_be_measured_are_passed_over(smoke_data, tmp_path):
+    """Of another version's config, and a dataset that is not whole; the one wanted is not passed over."""
+    shutil.copytree(smoke_data, tmp_path, dirs_exist_ok=True)
+    task = get_task("listops")
+    for name in ("old-config", "release"):
+        (tmp_path / "lra_listops" / name / "1.0.0").mkdir(parents=True)
+    assert benchmark.prepared_config(task, "default", 2000, tmp_path) == "smoke"
+    assert benchmark.prepared_config(task, "release", 2000, tmp_path) == "release"
+    (tmp_path / "lra_listops" / "default" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"lra_listops/default/1\.0\.0 has no manifest.json"):
+        data_rates(["listops"], steps=2, data_dir=tmp_path)
+
+
 def test_pictures_of_another_size_do_not_stand_in(monkeypatch, tmp_path):
     for name in ("smoke-32", "smoke-128"):
         (tmp_path / "lra_pathfinder" / name / "1.0.0").mkdir(parents=True)

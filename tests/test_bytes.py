@@ -1,5 +1,6 @@
 """Bytes: which files of a folder become examples, which do not, and how they are split."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -336,6 +337,36 @@ def test_references_by_hand():
     assert lines["majority class"] == 50
     assert lines["majority by the first four bytes"] == 75
     assert lines["naive Bayes on bytes"] == 100
+
+
+class Recorded(list):
+    """Examples with a record, as a source from `open_splits` has one."""
+
+    task = dataclasses.replace(BYTES, num_classes=5)
+
+
+def test_references_know_classes_that_they_do_not_see(monkeypatch):
+    monkeypatch.setattr(byte_files, "FITTED_ON", 2)
+    rows = examples((b"aa", 0), (b"cc", 2), (b"bb", 1), (b"aa", 0))  # labels 0 and 1 are fitted on
+    lines = references(Recorded(rows), examples((b"aa", 0), (b"bb", 1), (b"dd", 3)))
+    assert lines["chance"] == 20
+    assert lines["naive Bayes on bytes"] == pytest.approx(200 / 3)
+    assert references(rows, examples((b"dd", 3), (b"aa", 0)))["chance"] == 25  # no record: the largest label
+
+
+def test_open_splits_tells_the_references_the_classes(prepared, monkeypatch):
+    monkeypatch.setattr(byte_files, "FITTED_ON", 1)
+    config = Config(
+        task="bytes",
+        dataset="mine",
+        mixer="none",
+        length=300,
+        batch_size=8,
+        num_steps=5,
+        model=ModelConfig(width=8, num_heads=1, num_layers=1, mlp_features=8),
+    )
+    train = data.open_splits(config, prepared)["train"]
+    assert references(train, examples((b"aa", 0)))["chance"] == pytest.approx(100 / 3)
 
 
 def test_naive_bayes_by_hand():

@@ -1,7 +1,9 @@
 """Splits cut from a published training split: sizes, order, repeats, and where the files may come from."""
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.preparation import prepare
-from lra_tasks.tasks import image, text
+from lra_tasks.tasks import carving, image, text
 from lra_tasks.tasks.archives import Official
 from lra_tasks.tasks.carving import CarvedConfig, Named, carve
 
@@ -136,6 +138,15 @@ def test_the_same_from_folder_and_archives(task, files, archive, tmp_path):
         assert "sha256" not in from_folder["metadata"]
         expected = f"the folder {top.name}, which has no checksum, not the official {archive.name}"
         assert from_folder["metadata"]["unofficial"] == expected
+
+
+def test_an_archive_that_cannot_be_read_is_named(task, archive, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(carving, "describe", refuse)
+    with pytest.raises(UsageError, match=rf"^{archive} cannot be read: Permission denied\. "):
+        made(task, tmp_path, archive.parent)
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])

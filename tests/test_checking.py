@@ -17,7 +17,7 @@ from lra_tasks.contents import contents
 from lra_tasks.data import describe
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.preparation import prepare, prepare_all
-from lra_tasks.tasks import ARENA, SPLITS
+from lra_tasks.tasks import ARENA, SPLITS, TASKS
 
 NO_NETWORK = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "COLUMNS": "80"}
 DATASETS = {
@@ -212,7 +212,7 @@ def test_a_collection_and_the_release(tmp_path):
     files = next((tmp_path / "lra_release").rglob("tsv_data"))
     train = files / "new_aan_pairs.train.tsv"
     train.write_bytes(train.read_bytes() + (files / "new_aan_pairs.test.tsv").read_bytes())  # as published
-    prepare("retrieval", tmp_path / "data", manual_dir=files)
+    prepare("retrieval", tmp_path / "data", manual_dir=files, unofficial=True)
     assert problems(tmp_path / "data") == {"lra_bytes/mine/1.0.0": [], "lra_retrieval/default/1.0.0": []}
 
 
@@ -247,6 +247,49 @@ def test_damaged_files(copied):
     assert "stray is not in the manifest" in texts
     assert len(found.problems) == 4
     assert found.mend.startswith("`lra prepare listops --overwrite --config smoke --data-dir")
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("listops", "--overwrite"),
+        ("text", "--overwrite --manual-dir FOLDER --unofficial"),
+        ("retrieval", "--overwrite --manual-dir FOLDER --unofficial"),
+    ],
+)
+def test_the_command_that_mends(copied, task, options):
+    """What the dataset was made from is asked for again, and leave for it."""
+    root = copied(task)
+    next((root / DATASETS[task]).glob("*-test.*")).unlink()
+    (finding,) = check(root)
+    assert finding.mend == f"`lra prepare {task} {options} --config smoke --data-dir {root}` makes it again."
+
+
+def test_the_command_that_mends_what_was_downloaded(copied):
+    root = copied("text")
+    path = root / DATASETS["text"] / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["metadata"]["unofficial"]
+    manifest["metadata"]["origin"] = TASKS["text"].builder_class().official.url
+    path.write_text(json.dumps(manifest))
+    (root / DATASETS["text"] / "stray").touch()
+    (finding,) = check(root)
+    assert finding.mend == f"`lra prepare text --overwrite --config smoke --data-dir {root}` makes it again."
+
+
+def test_the_command_that_makes_what_is_missing(tmp_path):
+    """Text is downloaded, the others are not; what is damaged beyond reading is asked for alike."""
+    found = {name: check(tmp_path, [name])[0].mend for name in ("text", "retrieval", "bytes")}
+    assert found == {
+        "text": f"`lra prepare text --data-dir {tmp_path}` makes its dataset.",
+        "retrieval": f"`lra prepare retrieval --manual-dir FOLDER --data-dir {tmp_path}` makes its dataset.",
+        "bytes": f"`lra prepare bytes --manual-dir FOLDER --data-dir {tmp_path}` makes its dataset.",
+    }
+    (tmp_path / "lra_retrieval" / "default" / "1.0.0").mkdir(parents=True)
+    (finding,) = check(tmp_path)
+    folder = tmp_path / "lra_retrieval" / "default" / "1.0.0"
+    assert finding.problems == [f"{folder} has no manifest.json, so it is not whole."]
+    assert "--overwrite --manual-dir FOLDER --data-dir" in finding.mend
 
 
 @pytest.mark.parametrize("position", [0, 0.1, 0.9, -1])
@@ -415,7 +458,8 @@ def test_the_command(copied):
     bad, good = result.stdout.splitlines()[2:4]
     assert bad.split()[:2] == [DATASETS["text"], "BAD"]
     assert good.split()[:2] == [DATASETS["image"], "ok"]
-    assert "- `lra prepare text --overwrite --config smoke" in result.stdout
+    command = "- `lra prepare text --overwrite --manual-dir FOLDER --unofficial --config smoke --data-dir"
+    assert command in " ".join(result.stdout.split())
     assert result.stderr.endswith(f"lra: 1 of 2 datasets are wrong: {DATASETS['text']}.\n")
     assert arena.lra("check", "image", "--data-dir", root).returncode == 0
 

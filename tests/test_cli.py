@@ -71,6 +71,7 @@ def test_list():
         (("train", "listops", "--model.num-heads", "3", "--model.width", "8"), ["divide", "8", "3"]),
         (("train", "listops", "--num-steps", "0"), ["--num-steps", "at least 1", "0"]),
         (("train", "listops", "--seed", "-1"), ["--seed", "-1"]),
+        (("train", "--dataset", "image", "bytes"), ["bytes is not prepared", "bytes --config image"]),
         (("train",), ["task"]),
         (("compare", "listops", "--mixers"), ["mixer"]),
         (("evaluate", "nowhere"), ["no run in nowhere", "lra train"]),

@@ -141,7 +141,7 @@ def test_picture_is_a_picture(smoke_race):
 
 
 def test_reference_lines(smoke_race, smoke_data):
-    references = json.loads((smoke_race / "references.json").read_text())
+    references = json.loads((smoke_race / "references.json").read_text())["lines"]
     assert table(smoke_race)["references"] == references
     train, test = (data.load("listops", split, smoke_data, config="smoke") for split in ("train", "test"))
     labels = np.array([example["label"] for example in test])
@@ -204,6 +204,30 @@ def test_runs_of_other_settings_are_refused(smoke_race, tmp_path):
     with pytest.raises(UsageError, match=r"none-seed1 differs from .*hrr-seed0 in model"):
         report(folder)
     assert not (folder / "report.md").exists()
+
+
+def test_runs_on_other_data_are_refused(smoke_race, tmp_path):
+    folder = tmp_path / "race"
+    shutil.copytree(smoke_race, folder, ignore=shutil.ignore_patterns("report.*"))
+    path = folder / "none-seed1" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["data"]["identity"] = "0" * 64
+    path.write_text(json.dumps(summary))
+    with pytest.raises(UsageError, match=r"none-seed1 and .*hrr-seed0 were trained on different examples"):
+        report(folder)
+    assert not (folder / "report.md").exists()
+
+
+def test_reference_lines_of_other_data_are_measured_again(smoke_race, smoke_data, tmp_path):
+    folder = tmp_path / "race"
+    shutil.copytree(smoke_race, folder)
+    path = folder / "references.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({"data": "0" * 64, "lines": {"chance": 99.0}}))
+    assert report(folder).references == {}
+    settings = dataclasses.replace(arena.SMOKE, save_every=2)
+    compare("listops", ["hrr", "none"], settings, folder, seeds=[0, 1], data_dir=smoke_data)
+    assert json.loads(path.read_text()) == written
 
 
 def test_a_folder_without_a_finished_run(smoke_run, tmp_path):

@@ -1,6 +1,7 @@
 """Datasets: prepared whole or not at all, checked when opened, batched without loss."""
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 import json
@@ -21,6 +22,7 @@ from lra_tasks import data, preparation
 from lra_tasks.errors import UsageError
 from lra_tasks.preparation import prepare
 from lra_tasks.tasks import get_task, listops
+from lra_tasks.tasks.listops_builder import ListOps
 
 LISTOPS = get_task("listops")
 SMOKE = Path("lra_listops", "smoke", "1.0.0")
@@ -269,8 +271,26 @@ def test_disk_full_under_the_record_writer(tmp_path):
 
 def test_too_little_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5_000_000))
-    with pytest.raises(UsageError, match="only 5 MB are free"):
+    with pytest.raises(UsageError, match=r"only 5 MB are free there\. That folder"):
         prepare(LISTOPS, tmp_path)
+
+
+def test_the_room_of_finished_parts_counts(tmp_path, monkeypatch):
+    """They lie where the dataset is going to; a preparation that was ended goes on."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5_000_000))
+    place = data.Place(LISTOPS, "default", tmp_path)
+    place.parts.mkdir(parents=True)
+    for name, size in (("0000000-0001000.npz", 90_000_000), ("0001000-0002000.npz", 4_000_000)):
+        with (place.parts / name).open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(UsageError, match="only 5 MB are free there beside 94 MB of finished parts"):
+        prepare(LISTOPS, tmp_path)
+    monkeypatch.setattr(preparation, "make_builder", lambda *arguments, **options: None)
+    made = []
+    monkeypatch.setattr(preparation, "_generate", lambda builder, place, tell: made.append(place))
+    os.truncate(place.parts / "0000000-0001000.npz", 91_000_000)
+    prepare(LISTOPS, tmp_path)
+    assert made == [place]
 
 
 def test_lost_records_are_noticed(tmp_path, monkeypatch):
@@ -381,7 +401,7 @@ def release(tmp_path):
 
 
 def prepare_release(root, folder):
-    return prepare(LISTOPS, root, config="release", manual_dir=folder, num_workers=1)
+    return prepare(LISTOPS, root, config="release", manual_dir=folder, unofficial=True, num_workers=1)
 
 
 def test_release(tmp_path, release):
@@ -392,6 +412,42 @@ def test_release(tmp_path, release):
     assert test.manifest["num_examples"] == {"train": 3, "validation": 1, "test": 2}
     assert test.manifest["metadata"]["origin"] == "the Long Range Arena's release"
     assert set(test.manifest["metadata"]["sha256"]) == {path.name for path in release.iterdir()}
+    unofficial = "3 / 1 / 2 examples, the arena's are 96,000 / 2,000 / 2,000"
+    assert test.manifest["metadata"]["unofficial"] == unofficial
+    (metadata,) = (tmp_path / "lra_listops" / "release").glob("*/metadata.json")
+    assert json.loads(metadata.read_text()) == test.manifest["metadata"]
+
+
+def test_a_release_of_other_numbers_needs_leave(tmp_path, release):
+    with pytest.raises(UsageError) as caught:
+        prepare(LISTOPS, tmp_path, config="release", manual_dir=release, num_workers=1)
+    for words in ("listops give 3 / 1 / 2 examples", "arena's 96,000 / 2,000 / 2,000;", "--unofficial takes"):
+        assert words in str(caught.value)
+    assert not (tmp_path / "lra_listops" / "release").exists()
+
+
+def test_what_made_a_source_unofficial_is_kept(tmp_path, release, monkeypatch):
+    def read(builder):
+        builder.info.metadata["unofficial"] = "a copy"
+        return splits(builder)
+
+    splits = ListOps.read
+    monkeypatch.setattr(ListOps, "read", read)
+    prepare_release(tmp_path, release)
+    metadata = data.load(LISTOPS, "test", tmp_path, config="release").manifest["metadata"]
+    assert metadata["unofficial"].startswith("a copy; 3 / 1 / 2 examples, ")
+
+
+def test_a_release_of_the_right_numbers_needs_none(tmp_path, release):
+    whole = dataclasses.replace(LISTOPS, num_examples={"train": 3, "validation": 1, "test": 2})
+    prepare(whole, tmp_path, config="release", manual_dir=release, num_workers=1)
+    assert "unofficial" not in data.load(whole, "test", tmp_path, config="release").manifest["metadata"]
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path, release, unreadable):
+    unreadable(release / "basic_val.tsv")
+    with pytest.raises(UsageError, match=r"^\S+basic_val.tsv cannot be read: Permission denied\. "):
+        prepare_release(tmp_path, release)
 
 
 @pytest.mark.parametrize(

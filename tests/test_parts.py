@@ -73,6 +73,17 @@ def test_more_machines_than_parts(tmp_path, calls):
     assert calls == {0: 1, 1000: 1, 2000: 1, 2256: 1}
 
 
+def test_of_a_whole_dataset_no_share_is_drawn(smoke_data, calls):
+    told = []
+    folder = prepare_part(
+        "listops", (1, 2), smoke_data, config="smoke", progress=lambda *call: told.append(call)
+    )
+    assert folder == smoke_data / "lra_listops" / "smoke" / "1.0.0"
+    assert told == [(f"listops is prepared in {folder}", 2512, 2512)]
+    assert not calls
+    assert not list(smoke_data.glob("lra_listops/.parts*"))
+
+
 def test_the_command(smoke_data, tmp_path):
     arguments = ("prepare", "listops", "--config", "smoke", "--data-dir", tmp_path)
     result = arena.lra(*arguments, "--shard", "1/2")

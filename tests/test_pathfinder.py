@@ -471,7 +471,12 @@ def rewrite(release, file, old, new):
 
 def prepare_release(release, tmp_path):
     return prepare(
-        PATHFINDER, tmp_path / "data", config="release-32-14", manual_dir=release[0].parents[1], num_workers=1
+        PATHFINDER,
+        tmp_path / "data",
+        config="release-32-14",
+        manual_dir=release[0].parents[1],
+        unofficial=True,
+        num_workers=1,
     )
 
 

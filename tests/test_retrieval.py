@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from collections import Counter
 
 import arena
@@ -259,7 +260,7 @@ def test_smoke_dataset(prepared, graph):
             assert min(tokens.min() for tokens in example["tokens"]) > 0
     manifest = source.manifest
     assert set(manifest["metadata"]) == {
-        "origin", "license", "sha256", "papers", "left_out", "other_years", "note"
+        "origin", "license", "sha256", "papers", "left_out", "other_years", "unofficial"
     }  # fmt: skip
     assert manifest["contents"]["splits"]["test"]["labels"] == {"0": 32, "1": 32}
     assert manifest["contents"]["repeats"] == {}
@@ -278,8 +279,21 @@ def test_all_pairs(acl_folder, graph, tmp_path, monkeypatch):
     manifest = json.loads((folder / "manifest.json").read_text())
     counts = {split: len(pairs) for split, pairs in make_pairs(*graph).splits.items()}
     assert manifest["num_examples"] == counts
-    assert manifest["metadata"]["note"].startswith(f"{counts} pairs, not from the files that gave")
+    assert manifest["metadata"]["unofficial"] == (
+        "pairs of our own from ACL Anthology papers, not the arena's Retrieval; the SHA-256 of papers.jsonl "
+        "and edges.tsv is not that of this project's own files"
+    )
     assert len(list(folder.glob("*train*"))) == -(-counts["train"] // 1_000)
+
+
+def test_the_right_files_are_our_own_pairs_all_the_same(acl_files, acl_folder, tmp_path, monkeypatch):
+    digests = {
+        name.rpartition("/")[2]: hashlib.sha256(content).hexdigest() for name, content in acl_files.items()
+    }
+    monkeypatch.setattr(retrieval_builder, "ACL_SHA256", digests)
+    folder = prepare(RETRIEVAL, tmp_path, config="smoke", manual_dir=acl_folder)
+    metadata = json.loads((folder / "manifest.json").read_text())["metadata"]
+    assert metadata["unofficial"] == "pairs of our own from ACL Anthology papers, not the arena's Retrieval"
 
 
 def test_acl_files_that_are_not_there(acl_files, tmp_path):
@@ -322,7 +336,7 @@ def release_data(tmp_path_factory):
     """A data folder with the release, read from a folder; not to be changed."""
     root = tmp_path_factory.mktemp("release")
     sources.as_folder(sources_retrieval.release(), root / "files")
-    prepare(RETRIEVAL, root / "data", manual_dir=root / "files")
+    prepare(RETRIEVAL, root / "data", manual_dir=root / "files", unofficial=True)
     return root / "data"
 
 
@@ -341,8 +355,27 @@ def test_release(release_data):
         assert source.manifest["metadata"]["sha256"][name] == hashlib.sha256(content).hexdigest()
     assert source.manifest["metadata"]["origin"] == "the Long Range Arena's release"
     assert source.manifest["metadata"]["malformed"] == {}
-    assert "'train': 12" in source.manifest["metadata"]["note"]
+    unofficial = "12 / 4 / 4 examples, the arena's are 147,086 / 18,090 / 17,437"
+    assert source.manifest["metadata"]["unofficial"] == unofficial
     assert RETRIEVAL.title("default") == "retrieval"
+
+
+def test_any_three_files_are_not_the_arenas(tmp_path):
+    sources.as_folder(sources_retrieval.release(), tmp_path / "files")
+    message = (
+        r"retrieval give 12 / 4 / 4 examples .* expected the arena's 147,086 .*; nothing was kept\..* --un"
+    )
+    with pytest.raises(UsageError, match=message):
+        prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files")
+    assert not (tmp_path / "data" / "lra_retrieval" / "default").exists()
+
+
+def test_a_file_of_the_release_that_cannot_be_read_is_named(tmp_path, unreadable):
+    sources.as_folder(sources_retrieval.release(), tmp_path / "files")
+    folder = tmp_path / "files" / "lra_release" / "lra_release" / "tsv_data"
+    unreadable(folder / "new_aan_pairs.eval.tsv")
+    with pytest.raises(UsageError, match=rf"^{folder}/new_aan_pairs.eval.tsv cannot be read: Permission"):
+        prepare(RETRIEVAL, tmp_path / "data", manual_dir=folder)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -350,7 +383,7 @@ def test_release(release_data):
 def test_release_out_of_an_archive(release_data, tmp_path, name, order):
     files = dict(list(sources_retrieval.release(label="{}").items())[::order])
     sources.as_archive(files, tmp_path / "files" / name)
-    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files")
+    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files", unofficial=True)
     assert shards(folder) == shards(release_data / folder.relative_to(tmp_path / "data"))
     assert [path.name for path in (tmp_path / "files").iterdir()] == [name]
 
@@ -361,7 +394,7 @@ def test_release_wherever_it_was_unpacked(release_data, tmp_path, place):
     for name in retrieval_builder.RELEASE_FILES.values():
         (tmp_path / "files" / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / "files" / place / name).write_bytes(content[name])
-    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files")
+    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files", unofficial=True)
     assert shards(folder) == shards(release_data / folder.relative_to(tmp_path / "data"))
 
 
@@ -370,7 +403,7 @@ def test_pairs_that_the_release_repeats_are_kept(tmp_path):
     name = "lra_release/lra_release/tsv_data/new_aan_pairs.eval.tsv"
     files[name] += files[name] + files[name.replace("eval", "train")]
     sources.as_folder(files, tmp_path / "files")
-    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files")
+    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files", unofficial=True)
     repeats = json.loads((folder / "manifest.json").read_text())["contents"]["repeats"]
     assert {pair: number for pair, (number, _) in repeats.items()} == {
         "validation": 4,
@@ -381,7 +414,7 @@ def test_pairs_that_the_release_repeats_are_kept(tmp_path):
 def test_a_shard_is_small(tmp_path, monkeypatch):
     monkeypatch.setattr(retrieval_builder, "RELEASE_SHARD", 5)
     sources.as_folder(sources_retrieval.release(), tmp_path / "files")
-    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files")
+    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files", unofficial=True)
     assert len(list(folder.glob("*train*"))) == 3
     assert [example["index"] for example in data.load(RETRIEVAL, "train", tmp_path / "data")] == list(
         range(12)
@@ -393,7 +426,7 @@ def with_malformed(folder, lines, malformed):
     files = sources_retrieval.release(train=lines - malformed)
     files["lra_release/lra_release/tsv_data/new_aan_pairs.train.tsv"] += b"1.0\tonly\n" * malformed
     sources.as_folder(files, folder / "files")
-    return prepare(RETRIEVAL, folder / "data", manual_dir=folder / "files")
+    return prepare(RETRIEVAL, folder / "data", manual_dir=folder / "files", unofficial=True)
 
 
 def test_a_few_malformed_lines_are_left_out(tmp_path):
@@ -449,7 +482,7 @@ def test_release_that_is_not_whole(tmp_path):
         prepare(RETRIEVAL, tmp_path, manual_dir=tmp_path)
     sources.as_folder(files | {name: b"" for name in files if "eval" in name}, tmp_path / "files")
     with pytest.raises(UsageError, match=r"a split of it would be empty"):
-        prepare(RETRIEVAL, tmp_path, manual_dir=tmp_path / "files")
+        prepare(RETRIEVAL, tmp_path, manual_dir=tmp_path / "files", unofficial=True)
 
 
 # The rules to beat
@@ -483,6 +516,23 @@ def test_references_by_hand():
         assert lines[name] == 100
     beyond = [(b"a" * (4_000 + i), b"b" * 4_000 + b" a", i % 2) for i in range(12)]
     assert set(references(examples(*beyond), examples(*beyond)).values()) == {50.0}
+
+
+def test_references_do_not_hold_whole_documents():
+    """Those of the release have some 50 kB."""
+
+    class Long(list):
+        def __getitem__(self, i):
+            size = 100_000 + i
+            return {"tokens": (np.full(size, 98, np.uint16), np.full(size, 99, np.uint16)), "label": i % 2}
+
+    train = Long(range(100))
+    references(train, examples((b"a", b"b", 1)))  # imports and caches
+    tracemalloc.start()
+    references(train, examples((b"a", b"b", 1)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000  # whole, they take 40 MB
 
 
 def test_references_on_papers(prepared):

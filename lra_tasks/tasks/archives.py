@@ -85,16 +85,21 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
 
     Raises:
       UsageError: the archive is damaged, cut or none, which may show only at its end and, in the middle of a
-        file, is raised by that file's `read`; or a name in it leads out of the archive.
+        file, is raised by that file's `read`; a name in it leads out of the archive; or the system refuses to
+        read it, or a file of the folder.
     """
     if path.is_dir():
-        for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
-            with (path / name).open("rb") as file:
+        with reading(path):
+            files = [file for file in path.rglob("*") if file.is_file()]
+        for name in sorted(file.relative_to(path).as_posix() for file in files):
+            with opened(path / name) as file:
                 yield name, file
         return
     # Not the mode "r|*": its decompression checks no checksum and takes a cut for the end.
     with _refusing_damage(path), TarFile.open(path, "r:*", tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
+            # It keeps some 500 bytes of every member, and looks there for the targets of links only.
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             name = PurePosixPath(member.name)
             if name.is_absolute() or ".." in name.parts:
                 raise UsageError(f"{path} has a file named {member.name!r}, which lies outside of it.")
@@ -118,8 +123,31 @@ class _Header(TarInfo):
             raise ReadError(str(error)) from error
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Opens a source file; where the system refuses to open or read it, a `UsageError` names it."""
+    with reading(path):
+        file = path.open("rb", buffering=0)
+    with file:
+        yield io.BufferedReader(_Content(file, path))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what the system says against reading a source file into a `UsageError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise  # gzip's, of a damaged file
+        raise UsageError(
+            f"{error.filename or path} cannot be read: {error.strerror}. It is a file the dataset is made "
+            "from and has to be readable: mend it, or get it again."
+        ) from error
+
+
 class _Content(io.RawIOBase):
-    """A file of an archive whose damage, if any, is told when it is read."""
+    """A source file, or a file of an archive, that tells when it is read why it cannot be, if it cannot."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file, self._path = file, path
@@ -137,7 +165,8 @@ class _Content(io.RawIOBase):
 @contextlib.contextmanager
 def _refusing_damage(path: Path) -> Iterator[None]:
     try:
-        yield
+        with reading(path):
+            yield
     except (TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(

@@ -132,7 +132,8 @@ class CarvedBuilder(ArenaBuilder, skip_registration=True):
             origin, unofficial = {"origin": path.name}, f"the folder {path.name}, which has no checksum"
         else:
             self.report(f"checking {path.name}", 0, 0)
-            sha256 = describe(path)["sha256"]
+            with archives.reading(path):
+                sha256 = describe(path)["sha256"]
             origin = {"origin": path.name, "sha256": sha256}
             if sha256 == official.sha256:
                 return origin

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.parts import Part
-from lra_tasks.tasks import listops
+from lra_tasks.tasks import archives, listops
 from lra_tasks.tasks.base import SPLITS
 from lra_tasks.tasks.builder import ArenaBuilder, Example
 from lra_tasks.workers import Call, spread
@@ -91,7 +91,8 @@ class ListOps(ArenaBuilder, skip_registration=True):
             path = self.manual_dir / name
             if not path.is_file():
                 raise MissingData(f"There is no {name} in {self.manual_dir}. {WHERE}")
-            content = path.read_bytes()
+            with archives.opened(path) as file:
+                content = file.read()
             header, *lines = content.decode("ascii", errors="replace").splitlines() or [""]
             if header.split("\t") != ["Source", "Target"]:
                 raise UsageError(f"{path}, line 1: the columns are {header!r}, expected Source<tab>Target.")

@@ -72,14 +72,18 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
     import numpy as np
 
     def words(tokens: Any) -> frozenset[bytes]:
-        text = (tokens[: TASK.length] - FIRST_TOKEN).astype(np.uint8).tobytes()
+        text = (tokens - FIRST_TOKEN).astype(np.uint8).tobytes()
         return frozenset(re.findall(rb"[a-z0-9]+", text.lower()))
 
-    def scores(pair: tuple[Any, Any]) -> list[float]:
+    def read(example: dict[str, Any]) -> list[Any]:
+        """The beginnings of both texts; a copy, because a view would hold the whole."""
+        return [tokens[: TASK.length].copy() for tokens in example["tokens"]]
+
+    def scores(pair: list[Any]) -> list[float]:
         first, second = map(words, pair)
         shared = first & second
         return [
-            min(len(pair[0]), TASK.length) - min(len(pair[1]), TASK.length),
+            len(pair[0]) - len(pair[1]),
             len(shared) / max(len(first | second), 1),
             square(shared) / math.sqrt(square(first) * square(second) or 1),
             math.fsum(value(word) for word in words(pair[1][:BEGINNING]) & first),
@@ -91,13 +95,17 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
     def value(word: bytes) -> float:
         return math.log((1 + 2 * len(fitted)) / (1 + holders[word]))
 
-    fitted = [train[i] for i in range(0, len(train), -(-len(train) // FITTED_ON))]
-    holders = Counter(word for example in fitted for tokens in example["tokens"] for word in words(tokens))
-    labels = np.array([example["label"] for example in fitted])
+    fitted, labels = [], []
+    for i in range(0, len(train), -(-len(train) // FITTED_ON)):
+        example = train[i]
+        fitted.append(read(example))
+        labels.append(example["label"])
+    holders = Counter(word for pair in fitted for tokens in pair for word in words(tokens))
+    labels = np.array(labels)
     wanted, found = [], []
     for example in test:
         wanted.append(example["label"])
-        found.append(scores(example["tokens"]))
+        found.append(scores(read(example)))
     names = (
         "length of the first text less the second's",
         "share of words in both texts",
@@ -108,9 +116,7 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
         "chance": 50.0,
         "majority class": 100 * float(np.mean(np.array(wanted) == np.bincount(labels).argmax())),
     }
-    columns = zip(
-        np.array([scores(example["tokens"]) for example in fitted]).T, np.array(found).T, strict=True
-    )
+    columns = zip(np.array([scores(pair) for pair in fitted]).T, np.array(found).T, strict=True)
     for name, (fit, asked) in zip(names, columns, strict=True):
         threshold, above = _threshold(fit, labels)
         lines[name] = 100 * float(np.mean(np.where(asked > threshold, above, 1 - above) == wanted))

@@ -77,15 +77,15 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
         return np.array([words[word] for word in words_of(tokens) if word in words], np.int64)
 
     def read(examples: Examples) -> list[dict[str, Any]]:
-        return [{"tokens": x["tokens"][:LENGTH].astype(np.int64), "label": x["label"]} for x in examples]
+        return [{"tokens": x["tokens"][:LENGTH], "label": x["label"]} for x in examples]
 
     def accuracy(features: Callable[[Any], Any], size: int) -> float:
-        """Of naive Bayes on features(tokens), integers below `size`."""
+        """Of naive Bayes on features(tokens), integers below `size`; one review at a time is made int64."""
         counts = np.ones((2, size))
         for example in fitted:
-            np.add.at(counts[example["label"]], features(example["tokens"]), 1)
+            np.add.at(counts[example["label"]], features(example["tokens"].astype(np.int64)), 1)
         weights = np.diff(np.log(counts / counts.sum(1, keepdims=True)), axis=0)[0]
-        hits = [(weights[features(x["tokens"])].sum() > 0) == x["label"] for x in asked]
+        hits = [(weights[features(x["tokens"].astype(np.int64))].sum() > 0) == x["label"] for x in asked]
         return 100 * float(np.mean(hits))
 
     fitted, asked = read(train), read(test)
