@@ -263,7 +263,7 @@ def test_a_checkpoint_of_four_devices_opens_on_one(smoke_run, smoke_data):
 
 def test_what_a_run_leaves(smoke_run):
     assert {path.name for path in smoke_run.iterdir()} - {".lock"} == {
-        "checkpoints", "config.json", "env.json", "metrics.jsonl", "summary.json"
+        "checkpoints", "config.json", "data.json", "env.json", "metrics.jsonl", "summary.json"
     }  # fmt: skip
     assert (smoke_run / "config.json").read_text() == to_json(CONFIG)
     rows = arena.rows(smoke_run)
@@ -282,6 +282,7 @@ def test_what_a_run_leaves(smoke_run):
     assert summary["examples_per_second"] > 0
     assert summary["seconds"] > 0
     assert summary["peak_bytes"] > 4 * 4 * summary["num_parameters"]
+    assert summary["data"] == json.loads((smoke_run / "data.json").read_text())
     assert summary["environment"] == json.loads((smoke_run / "env.json").read_text())
     assert len(summary["environment"]["devices"]) == 4
 
