@@ -25,7 +25,7 @@ arena: $(VENV)/lra
 	@test -n "$(MANUAL)" || $(BIN)/python tests/stand_ins.py $(ARENA)/sources
 	@$(BIN)/lra prepare all --config smoke --unofficial --manual-dir $(or $(MANUAL),$(ARENA)/sources) --data-dir $(ARENA)
 	@for task in listops text retrieval image pathfinder pathx; do \
-		$(BIN)/lra train $$task --preset smoke --data-dir $(ARENA) --run-dir runs/$(ARENA)/$$task || exit; \
+		$(BIN)/lra train $$task --preset smoke --data-dir $(ARENA) --run-dir runs/arena-$(notdir $(ARENA))/$$task || exit; \
 	done
 
 test: $(VENV)/dev
