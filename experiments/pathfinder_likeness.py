@@ -33,9 +33,9 @@ Results, contour length 14, in experiments/results with their environment:
 - Directions. The arena has a stronger shortcut, and ours share it: smooth lines leave joined ends in
   directions that suit each other. Two places of a Path-X picture, with no look at what lies in between, give
   81 % in the arena's and 83 % in ours; at 64 pixels 82 % and 89 %, at 32 pixels 64 % and 58 %. It is a
-  reference line of the task: what is below it on Path-X may have followed no snake. Where the two places of
-  the second disc agree in directions too, to 45°, as in one scene of eight, the rule gives 57 %. Only such
-  scenes are not drawn: the published numbers are for pictures that have the shortcut.
+  reference line of the task: what is below it on Path-X may have followed no snake. Drawing only scenes whose
+  two places of the second disc agree in directions too would weaken it, and the published numbers are for
+  pictures that have the shortcut.
 """
 
 import time

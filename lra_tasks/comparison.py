@@ -13,7 +13,6 @@ from lra_tasks.preparation import prepare
 from lra_tasks.program import Program
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.reporting import ORDER, REFERENCES, Report, report
-from lra_tasks.tasks import get_task
 from lra_tasks.training import check_folder, train
 
 
@@ -57,11 +56,10 @@ def compare(
         for mixer in dict.fromkeys(mixers)
         for seed in dict.fromkeys(seeds)
     ]
-    title = get_task(task).title(settings.dataset)
-    record = get_task(task) if get_task(task).num_classes else data.record(task, settings.dataset, data_dir)
-    progress.show(
-        f"{title}: checking the mixers"
-    )  # what is wrong with the last shows before the first trains
+    record = data.record(task, settings.dataset, data_dir)
+    title = record.title(settings.dataset)
+    # What is wrong with the last mixer shows before the first one trains.
+    progress.show(f"{title}: checking the mixers")
     for config in configs:
         if config.seed == configs[0].seed:
             Program(config, record).check()

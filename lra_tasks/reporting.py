@@ -283,19 +283,12 @@ def _ratios(rows: Sequence[Row]) -> list[str]:
 
 def _parameter_rule(rows: Sequence[Row]) -> list[str]:
     """Returns a sentence on the arena's rule, where its base Transformer's mixer is among the rows."""
-    base = next((row.num_parameters for row in rows if row.mixer == "softmax"), None)
-    if base is None:
+    numbers = {row.mixer: row.num_parameters for row in rows}
+    base = numbers.pop("softmax", None)
+    if base is None or not numbers:
         return []
-    shares = [
-        f"{row.mixer} {100 * (row.num_parameters / base - 1):+.1f} %"
-        for row in rows
-        if row.mixer != "softmax"
-    ]
-    return (
-        [f"Parameters against softmax, of which the arena allows 10 % more: {', '.join(shares)}."]
-        if shares
-        else []
-    )
+    shares = ", ".join(f"{mixer} {100 * (number / base - 1):+.1f} %" for mixer, number in numbers.items())
+    return [f"Parameters against softmax, of which the arena allows 10 % more: {shares}."]
 
 
 def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str]:

@@ -303,19 +303,21 @@ def test_batches_of_every_length(prepared):
             assert batch["mask"][row].sum() == len(tokens)
 
 
+CONFIG = Config(
+    task="bytes",
+    dataset="mine",
+    mixer="none",
+    length=300,
+    batch_size=8,
+    num_steps=5,
+    eval_every=5,
+    model=ModelConfig(width=8, num_heads=1, num_layers=1, mlp_features=8),
+)
+
+
 def test_a_run(prepared, tmp_path):
     assert data.record("bytes", "mine", prepared).num_classes == 3
-    config = Config(
-        task="bytes",
-        dataset="mine",
-        mixer="none",
-        length=300,
-        batch_size=8,
-        num_steps=5,
-        eval_every=5,
-        model=ModelConfig(width=8, num_heads=1, num_layers=1, mlp_features=8),
-    )
-    summary = train(config, tmp_path / "run", data_dir=prepared)
+    summary = train(CONFIG, tmp_path / "run", data_dir=prepared)
     assert summary["title"] == "bytes/mine"
     assert summary["data"]["classes"] == ["elf", "gzip", "text"]
     assert 0 <= summary["test_accuracy"] <= 100
@@ -356,16 +358,7 @@ def test_references_know_classes_that_they_do_not_see(monkeypatch):
 
 def test_open_splits_tells_the_references_the_classes(prepared, monkeypatch):
     monkeypatch.setattr(byte_files, "FITTED_ON", 1)
-    config = Config(
-        task="bytes",
-        dataset="mine",
-        mixer="none",
-        length=300,
-        batch_size=8,
-        num_steps=5,
-        model=ModelConfig(width=8, num_heads=1, num_layers=1, mlp_features=8),
-    )
-    train = data.open_splits(config, prepared)["train"]
+    train = data.open_splits(CONFIG, prepared)["train"]
     assert references(train, examples((b"aa", 0)))["chance"] == pytest.approx(100 / 3)
 
 
