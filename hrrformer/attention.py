@@ -4,17 +4,19 @@ Letters in shapes, as in `jax.nn.dot_product_attention`: B batch (any number of 
 included), T length, N heads, H head size. K = H // 2 + 1 is the number of Fourier coefficients.
 """
 
-from typing import Literal, overload
+import functools
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hrrformer import algebra, spectral
-from hrrformer.spectral import Implementation
+from hrrformer import passes, spectral
+from hrrformer.spectral import Implementation, accumulation_dtype
 
 INVERSES = ("approximate", "exact")
 OUTPUTS = ("weighted", "unbound")
+AxisName: TypeAlias = str | tuple[str, ...]
 
 
 @overload
@@ -31,6 +33,7 @@ def hrr_attention(
     output: Literal["weighted", "unbound"] = ...,
     return_weights: Literal[False] = ...,
     precision: jax.lax.PrecisionLike = ...,
+    axis_name: AxisName | None = ...,
 ) -> Float[Array, "*B T N H"]: ...
 
 
@@ -48,6 +51,7 @@ def hrr_attention(
     output: Literal["weighted", "unbound"] = ...,
     return_weights: Literal[True],
     precision: jax.lax.PrecisionLike = ...,
+    axis_name: AxisName | None = ...,
 ) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"]]: ...
 
 
@@ -64,6 +68,7 @@ def hrr_attention(
     output: Literal["weighted", "unbound"] = "weighted",
     return_weights: bool = False,
     precision: jax.lax.PrecisionLike = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, "*B T N H"] | tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"]]:
     """Holographic self-attention, linear in the length of the sequence.
 
@@ -88,14 +93,14 @@ def hrr_attention(
         everywhere. Gradients are finite in both cases.
       inverse: "approximate" is the involution of the authors' code; "exact" is the inverse of the
         paper's text, guarded where |F(q)| vanishes, see `hrrformer.inverse`.
-      implementation: "fft" (real FFT) or "dft" (matrix product); None picks by H and platform.
+      implementation: "fft" (real FFT) or "matmul" (matrix product); None picks by H and platform.
       rescale: multiply the weights by the number of valid tokens, so that their mean is 1 and the
         output keeps the size of the values at every length. The paper's weights sum to 1.
       temperature: τ > 0; a number or an array that broadcasts to (*B, 1, N), such as (N,) for one a head.
       output: "weighted" is the paper's; "unbound" returns the unbound vectors, scaled to root mean
         square 1 (0 where v̂_t = 0); the weights do not enter it.
       return_weights: also return the weights w.
-      precision: of the matrix products of "dft". None means full float32 products, except for the
+      precision: of the matrix products of "matmul". None means full float32 products, except for the
         transforms of 16-bit inputs, which take the platform's default.
 
     Returns:
@@ -107,7 +112,7 @@ def hrr_attention(
       ValueError: for shapes that differ (cross-attention with another length included), a mask or temperature
         of any other shape, or an unknown inverse, implementation or output. Each message says what came.
 
-    Cost: O(T·H log H) time (O(T·H²) with "dft") and O(T·H) memory per head and sequence.
+    Cost: O(T·H log H) time (O(T·H²) with "matmul") and O(T·H) memory per head and sequence.
 
     The weights depend on the scale of neither query, key nor value: cosines are guarded relative to
     magnitude, β is normalised per head, and only the sums of k ⊛ v must lie within float32.
@@ -133,30 +138,104 @@ def hrr_attention(
     if not _broadcasts(jnp.shape(temperature), (*query.shape[:-3], 1, query.shape[-2])):
         expected = (*query.shape[:-3], 1, query.shape[-2])
         raise ValueError(f"temperature must broadcast to {expected}; got shape {jnp.shape(temperature)}.")
-    size = query.shape[-1]
-    implementation = spectral.resolve_implementation(implementation, size)  # type: ignore[assignment]
-    valid = None if mask is None else _key_padding(mask, query.shape)
-    q, k, v = (spectral.to_spectrum(x, implementation, precision) for x in (query, key, value))
+    shape, dtype = query.shape, value.dtype
+    common = jnp.promote_types(jnp.promote_types(query.dtype, key.dtype), dtype)
+    options = _Options(
+        implementation=spectral.resolve_implementation(implementation, shape[-1]),
+        inverse=inverse,
+        rescale=rescale,
+        output=output,
+        precision=precision,
+        axis_name=axis_name,
+    )
+    query, key, value = (passes.cut(x.astype(common), -3) for x in (query, key, value))
+    valid = None if mask is None else passes.cut(_key_padding(mask, shape), -1)
+    tau = _heads_last_but_one(temperature, len(shape), accumulation_dtype(common), axis_name)
+    results: tuple[Array, Array] = _attend(options, query, key, value, valid, tau)  # type: ignore[assignment]
+    out, weights = results
+    out = passes.join(out, -4).astype(dtype)
+    return (out, passes.join(jnp.moveaxis(weights, -3, -2), -2)) if return_weights else out
 
-    bound = spectral.multiply(k, v)
-    memory = jnp.sum(bound if valid is None else jnp.where(valid, bound, 0.0), axis=-3, keepdims=True)
-    # The memory carries d_k², F(q⁻¹) carries none and F(q*) one; the spectrum of v̂ is to carry one.
-    scale = jnp.expand_dims(spectral.bin_scale(size, q.dtype), range(q.ndim - 1))
-    if inverse == "exact":
-        cue, memory = spectral.reciprocal(q / scale), memory / scale
-    else:
-        cue, memory = spectral.conjugate(q), memory / jnp.square(scale)
-    unbound = spectral.multiply(cue, _normalise(memory))
 
-    weights = _softmax(algebra.cosine_similarity(v, unbound)[..., None], valid, temperature, rescale)
-    if output == "weighted":
-        out = weights * value.astype(weights.dtype)
-    else:
-        out = spectral.from_spectrum(algebra.unit(unbound), size, implementation, precision)
-        out = out * float(size) ** 0.5
-        out = out if valid is None else jnp.where(valid, out, 0.0)
-    out = out.astype(value.dtype)
-    return (out, jnp.swapaxes(weights[..., 0], -1, -2)) if return_weights else out
+class _Options(NamedTuple):
+    """What `_attend` is told besides arrays; see `hrr_attention`."""
+
+    implementation: str
+    inverse: str
+    rescale: bool
+    output: str
+    precision: Any
+    axis_name: Any
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    options: _Options,
+    query: Array,
+    key: Array,
+    value: Array,
+    valid: Bool[Array, "*#B P L"] | None,
+    temperature: Array | None,
+) -> tuple[Float[Array, "*B P L N H"], Float[Array, "*B P N L"]]:
+    """Output and weights; query, key and value are (*B, P, L, N, H), see `hrrformer.passes`."""
+    results, _ = _forward(options, query, key, value, valid, temperature)
+    return results
+
+
+def _forward(
+    options: _Options,
+    query: Array,
+    key: Array,
+    value: Array,
+    valid: Array | None,
+    temperature: Array | None,
+) -> tuple[tuple[Array, Array], tuple[Any, ...]]:
+    """Output and weights, and what the backward needs: the inputs, the memory and the scores."""
+    run = _passes(options, query, valid)
+    memory, peak = _normalise(_sum_over_devices(run.superpose(key, value), options.axis_name))
+    scores, out = run.scores(query, value, memory, unbound=options.output == "unbound")
+    weights = _softmax(options, scores, valid, temperature)
+    if out is None:
+        out = (jnp.swapaxes(weights, -1, -2)[..., None] * value.astype(weights.dtype)).astype(value.dtype)
+    return (out, weights), (query, key, value, valid, temperature, memory, peak, scores)
+
+
+def _backward(
+    options: _Options, kept: tuple[Any, ...], bars: tuple[Array, Array]
+) -> tuple[Array, Array, Array, None, Array | None]:
+    query, key, value, valid, temperature, memory, peak, scores = kept
+    out_bar, weights_bar = bars
+    run = _passes(options, query, valid)
+    weights, pull = jax.vjp(lambda a, tau: _softmax(options, a, valid, tau), scores, temperature)
+    weighted = options.output == "weighted"
+    if weighted:
+        weights_bar = weights_bar + jnp.swapaxes(passes.inner(out_bar, value), -1, -2)
+    scores_bar, temperature_bar = pull(weights_bar)
+    query_bar, value_bar, memory_bar = run.pull_scores(
+        query, value, memory, scores, scores_bar, weights if weighted else None, out_bar
+    )
+    # No cosine sees the memory's length, so what it was divided by counts as a constant.
+    memory_bar = _sum_over_devices(memory_bar, options.axis_name) / peak
+    key_bar, value_bar = run.pull_superposition(key, value, memory_bar, value_bar)
+    return query_bar, key_bar, value_bar, None, temperature_bar
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _passes(options: _Options, query: Array, valid: Array | None) -> passes.Passes:
+    return passes.Passes(
+        query.shape,
+        query.dtype,
+        valid,
+        options.implementation,
+        options.inverse == "exact",
+        options.precision,
+    )
+
+
+def _sum_over_devices(x: Array, axis_name: Any) -> Array:
+    return x if axis_name is None else jax.lax.psum(x, axis_name)
 
 
 def _check_inputs(query: Array, key: Array, value: Array) -> None:
@@ -184,7 +263,7 @@ def _broadcasts(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(shape) <= len(expected) and all(g in (1, w) for g, w in zip(shape, last, strict=True))
 
 
-def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*B T 1 1"]:
+def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
     """Returns the mask with the axes of the inputs, or raises where it is no key-padding mask."""
     *batch, length = shape[:-2]
     squeezed = mask
@@ -201,36 +280,52 @@ def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*B T 1 1"]
         )
     if mask.dtype != jnp.bool_:
         raise TypeError(f"mask must be boolean, True for valid tokens; got dtype {mask.dtype}.")
-    return squeezed[..., None, None]
+    return squeezed
 
 
-def _normalise(memory: Float[Array, "*B 1 N S"]) -> Float[Array, "*B 1 N S"]:
+def _heads_last_but_one(
+    temperature: float | Array, num_axes: int, dtype: Any, axis_name: Any
+) -> Float[Array, "*#B 1 #N 1"] | None:
+    """Returns the temperature with the axes of the scores (*B, P, N, L), or None where it is 1."""
+    if isinstance(temperature, (int, float)) and temperature == 1:
+        return None
+    tau = jnp.asarray(temperature, dtype)
+    tau = jnp.expand_dims(tau, range(num_axes - 1 - tau.ndim))[..., None]
+    return tau if axis_name is None else jax.lax.pcast(tau, axis_name, to="varying")
+
+
+def _normalise(memory: Float[Array, "*B 1 N H"]) -> tuple[Float[Array, "*B 1 N H"], Float[Array, "*B 1 N 1"]]:
     """Divides each head's memory by its largest entry, which no cosine sees: no overflow later."""
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(memory), axis=-1, keepdims=True))
-    return memory / jnp.where(peak >= jnp.finfo(peak.dtype).tiny, peak, 1.0)
+    peak = jnp.where(peak >= jnp.finfo(peak.dtype).tiny, peak, 1.0)
+    return memory / peak, peak
 
 
 def _softmax(
-    scores: Float[Array, "*B T N 1"],
-    valid: Array | None,
-    temperature: float | Array,
-    rescale: bool,
-) -> Float[Array, "*B T N 1"]:
+    options: _Options,
+    scores: Float[Array, "*B P N L"],
+    valid: Bool[Array, "*#B P L"] | None,
+    temperature: Float[Array, "*#B 1 #N 1"] | None,
+) -> Float[Array, "*B P N L"]:
     """Softmax over the valid tokens; 0 for the others, and for all where none is valid."""
-    if not (isinstance(temperature, (int, float)) and temperature == 1):
-        tau = jnp.expand_dims(jnp.asarray(temperature, scores.dtype), -1)
+    valid = None if valid is None else valid[..., None, :]
+    over = {"axis": (-3, -1), "keepdims": True}
+    if temperature is not None:
         # At temperature 1 a score is at most 1 and needs no maximum subtracted; here it may be anything.
         shown = scores if valid is None else jnp.where(valid, scores, -1.0)
-        scores = scores - jax.lax.stop_gradient(jnp.max(shown, axis=-3, keepdims=True))
-        scores = scores / jnp.expand_dims(tau, range(scores.ndim - tau.ndim))
+        peak = jax.lax.stop_gradient(jnp.max(shown, **over))
+        if options.axis_name is not None:
+            peak = jax.lax.pmax(peak, options.axis_name)
+        scores = (scores - peak) / temperature
         # XLA may compute the same score twice, an ulp apart; divided by a tiny τ that would overflow.
         scores = scores - jax.lax.stop_gradient(jnp.maximum(scores, 0.0))
     if valid is None:
         exponentials = jnp.exp(scores)
-        return exponentials / (jnp.mean if rescale else jnp.sum)(exponentials, axis=-3, keepdims=True)
-    exponentials = jnp.where(valid, jnp.exp(jnp.where(valid, scores, 0.0)), 0.0)
-    total = jnp.sum(exponentials, axis=-3, keepdims=True)
+    else:
+        exponentials = jnp.where(valid, jnp.exp(jnp.where(valid, scores, 0.0)), 0.0)
+    total = _sum_over_devices(jnp.sum(exponentials, **over), options.axis_name)
     weights = exponentials / jnp.where(total > 0.0, total, 1.0)
-    if rescale:
-        weights = weights * jnp.sum(valid, axis=-3, keepdims=True).astype(weights.dtype)
-    return weights
+    if not options.rescale:
+        return weights
+    tokens = jnp.ones_like(scores[..., :1, :]) if valid is None else valid.astype(weights.dtype)
+    return weights * _sum_over_devices(jnp.sum(tokens, **over), options.axis_name)

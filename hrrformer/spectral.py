@@ -19,7 +19,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-Implementation: TypeAlias = Literal["fft", "dft"]
+Implementation: TypeAlias = Literal["fft", "matmul"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
 
@@ -31,7 +31,7 @@ def resolve_implementation(implementation: str | None, size: int) -> str:
     """
     if implementation is None:
         largest = 64 if jax.default_backend() == "cpu" else 256
-        return "dft" if size <= largest else "fft"
+        return "matmul" if size <= largest else "fft"
     if implementation not in IMPLEMENTATIONS:
         known = ", ".join(repr(name) for name in IMPLEMENTATIONS)
         raise ValueError(f"implementation must be None or one of {known}; got {implementation!r}.")
@@ -60,7 +60,7 @@ def _dft_matrix(size: int) -> np.ndarray:
     return np.concatenate([np.cos(angles), -sines], axis=-1) * _bin_scale(size)
 
 
-def _matmul_precision(dtype: jnp.dtype, precision: jax.lax.PrecisionLike) -> jax.lax.PrecisionLike:
+def matmul_precision(dtype: jnp.dtype, precision: jax.lax.PrecisionLike) -> jax.lax.PrecisionLike:
     """Float32 spectra need true float32 products where the hardware's default is TF32 or bfloat16."""
     return jax.lax.Precision.HIGHEST if precision is None and dtype.itemsize >= 4 else precision
 
@@ -78,8 +78,8 @@ def to_spectrum(
     """Returns the isometric spectrum of `x` over its last axis, in float32 (float64 for float64 input)."""
     size = x.shape[-1]
     dtype = accumulation_dtype(x.dtype)
-    if resolve_implementation(implementation, size) == "dft":
-        precision = _matmul_precision(x.dtype, precision)
+    if resolve_implementation(implementation, size) == "matmul":
+        precision = matmul_precision(x.dtype, precision)
         return jnp.matmul(x.astype(dtype), jnp.asarray(_dft_matrix(size), dtype), precision=precision)
     coefficients = jnp.fft.rfft(x.astype(dtype))
     halves = jnp.concatenate([coefficients.real, coefficients.imag], axis=-1)
@@ -94,8 +94,8 @@ def from_spectrum(
 ) -> Float[Array, "*B H"]:
     """Returns the vectors of `size` numbers whose isometric spectrum is `spectrum`, in its dtype."""
     dtype = spectrum.dtype
-    if resolve_implementation(implementation, size) == "dft":
-        precision = _matmul_precision(dtype, precision)
+    if resolve_implementation(implementation, size) == "matmul":
+        precision = matmul_precision(dtype, precision)
         return jnp.matmul(spectrum, jnp.asarray(_dft_matrix(size).T, dtype), precision=precision)
     halves = spectrum / jnp.expand_dims(bin_scale(size, dtype), range(spectrum.ndim - 1))
     return jnp.fft.irfft(jax.lax.complex(*jnp.split(halves, 2, axis=-1)), n=size)

@@ -1,0 +1,291 @@
+"""The passes of HRR attention over a sequence, forward and backward, block by block and in place.
+
+Everything HRR attention does between tokens is two maps, each its own transpose up to the roles of its
+arguments, ⊛ being circular convolution and * the involution:
+
+    superpose(x, y) = Σ_t x_t ⊛ y_t            a vector of size H
+    unbind(x, m)_t  = x_t* ⊛ m                 a vector of size H for every token
+
+Forward, β = superpose(k, v) and v̂ = unbind(q, β). Backward, of a cotangent û of v̂, the one of q is
+unbind(û, β), that of β is γ = superpose(q, û), and from it follow those of k, unbind(v, γ), and of v,
+unbind(k, γ). So a forward needs one of each, a backward three more of one and one of the other, and q, k,
+v and β are all that has to be kept.
+
+Neither needs a Fourier transform. The H × H matrix M[i, j] = m[(i + j) mod H] gives unbind(x, m) = x M,
+and superpose sums xᵀ y over tokens and folds that H × H matrix along its diagonals i + j mod H: this is
+the implementation "matmul". The implementation "fft" takes real FFTs instead.
+
+Arrays here have shape (*B, P, L, N, H) with T = P · L: P segments, which devices may share, of L tokens,
+through which a pass goes in blocks of a few; scores and weights have shape (*B, P, N, L). Blocks are
+written over what they were computed from, so a pass needs no other memory of the sequence's size.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from hrrformer import spectral
+
+# Numbers of one input that a block holds on each device: on CPU they and what is computed from them stay
+# in its caches, elsewhere they keep every core busy.
+BLOCK_SIZE = {"cpu": 2**19, "default": 2**25}
+
+
+class Maps(NamedTuple):
+    """The two maps of the module's docstring over one block, in steps that a loop can share.
+
+    Attributes:
+      prepare: m (…, H) → what `unbind` takes of it.
+      unbind: x (…, t, H), prepared m → (…, t, H).
+      correlate: x, y (…, t, H) → their part of a sum from which `finish` makes superpose(x, y).
+      finish: sum → (…, H).
+    """
+
+    prepare: Callable[[Array], Array]
+    unbind: Callable[[Array, Array], Array]
+    correlate: Callable[[Array, Array], Array]
+    finish: Callable[[Array], Array]
+
+
+def maps(implementation: str, size: int, precision: jax.lax.PrecisionLike) -> Maps:
+    """Returns the maps for vectors of `size` numbers by FFT or by matrix products."""
+    if implementation == "fft":
+        return Maps(
+            prepare=lambda m: jnp.expand_dims(jnp.fft.rfft(m), -2),
+            unbind=lambda x, m: jnp.fft.irfft(jnp.conj(jnp.fft.rfft(x)) * m, n=size),
+            correlate=lambda x, y: jnp.sum(jnp.fft.rfft(x) * jnp.fft.rfft(y), axis=-2),
+            finish=lambda total: jnp.fft.irfft(total, n=size),
+        )
+
+    def hankel(m: Array) -> Array:
+        """M[i, j] = m[(i + j) mod H]: entry i (H + 1) + j of m repeated is entry (i + j) mod H of m."""
+        repeated = jnp.tile(m, size + 1)
+        return repeated.reshape(*m.shape[:-1], size, size + 1)[..., :size]
+
+    def fold(products: Array) -> Array:
+        """Σ of the entries with (i + j) mod H = m, by the same counting the other way round."""
+        padded = jnp.pad(products, [(0, 0)] * (products.ndim - 1) + [(0, 1)])
+        return jnp.sum(padded.reshape(*products.shape[:-2], size + 1, size), axis=-2)
+
+    return Maps(
+        prepare=hankel,
+        unbind=lambda x, m: jnp.einsum("...th,...hj->...tj", x, m, precision=precision),
+        correlate=lambda x, y: jnp.einsum("...ti,...tj->...ij", x, y, precision=precision),
+        finish=fold,
+    )
+
+
+def inner(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float[Array, "*B"]:
+    """Returns ⟨x, y⟩ over the last axis, as a product that XLA does not turn into a loop of scalars."""
+    dtype = spectral.accumulation_dtype(x.dtype)
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.einsum("...h,...h->...", x, y, precision=precision, preferred_element_type=dtype)
+
+
+def _reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
+    """1 / ‖x‖, and 0 where ‖x‖² is no normal number."""
+    square = inner(x, x)[..., None]
+    present = square >= jnp.finfo(square.dtype).tiny
+    return jnp.where(present, jax.lax.rsqrt(jnp.where(present, square, 1.0)), 0.0)
+
+
+def num_segments(length: int) -> int:
+    """Returns P, so that a sequence that devices share is cut where they cut it."""
+    return math.gcd(length, jax.device_count())
+
+
+def cut(x: Array, axis: int) -> Array:
+    """Splits the axis of tokens, T, into (P, L)."""
+    axis %= x.ndim
+    segments = num_segments(x.shape[axis])
+    return x.reshape(*x.shape[:axis], segments, x.shape[axis] // segments, *x.shape[axis + 1 :])
+
+
+def join(x: Array, axis: int) -> Array:
+    """Joins the axis (P, L) again, of which `axis` is P's."""
+    axis %= x.ndim
+    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+
+
+class Passes:
+    """The passes of one attention over its sequence, by FFT or by matrix products.
+
+    Args:
+      shape: (*B, P, L, N, H), of query, key and value.
+      dtype: theirs.
+      valid: (*B, P, L), True for real tokens; None for all.
+      implementation: "fft" or "matmul".
+      exact: whether unbinding takes the exact inverse.
+      precision: of the matrix products.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        valid: Bool[Array, "*#B P L"] | None,
+        implementation: str,
+        exact: bool,
+        precision: jax.lax.PrecisionLike,
+    ) -> None:
+        self._shape, self._valid = shape, valid
+        self._dtype = spectral.accumulation_dtype(dtype)
+        self._implementation, self._exact = implementation, exact
+        self._precision = spectral.matmul_precision(dtype, precision)
+        self._maps = maps(implementation, shape[-1], self._precision)
+        platform = jax.default_backend()
+        size = BLOCK_SIZE.get(platform, BLOCK_SIZE["default"]) * jax.device_count()
+        *rest, length, heads, features = shape
+        blocks = math.ceil(length * math.prod(rest) * heads * features / size)
+        self._block = math.ceil(length / blocks)
+
+    def superpose(self, key: Array, value: Array) -> Float[Array, "*B 1 N H"]:
+        """Returns Σ_t k_t ⊛ v_t over the valid tokens."""
+
+        def block(total: Array, start: Any, size: int) -> Array:
+            k, v = self._read(key, start, size), self._read(value, start, size)
+            return total + self._maps.correlate(self._kept(k, start, size), v)
+
+        return self._finish(self._over(block, self._no_sum(key)))
+
+    def scores(
+        self, query: Array, value: Array, memory: Float[Array, "*B 1 N H"], *, unbound: bool
+    ) -> tuple[Float[Array, "*B P N L"], Float[Array, "*B P L N H"] | None]:
+        """Returns a_t = cos(v_t, v̂_t), and v̂_t / rms(v̂_t) where it is wanted."""
+        prepared = self._maps.prepare(memory)
+
+        def block(carry: tuple[Array, Array | None], start: Any, size: int) -> tuple[Array, Array | None]:
+            scores, out = carry
+            retrieved = self._maps.unbind(self._cue(self._read(query, start, size)), prepared)
+            value_t = self._read(value, start, size)
+            unit = retrieved * _reciprocal_norm(retrieved)
+            cosines = inner(unit, value_t * _reciprocal_norm(value_t))
+            scores = jax.lax.dynamic_update_slice_in_dim(scores, cosines, start, axis=scores.ndim - 1)
+            if out is not None:
+                out = _write(out, self._kept(unit * self._root_size, start, size), start)
+            return scores, out
+
+        # Made from the inputs, to be laid over devices as they are, or to vary in `jax.shard_map` as they do.
+        none_yet = jnp.zeros_like(jnp.swapaxes(query[..., 0], -1, -2), dtype=self._dtype)
+        return self._over(block, (none_yet, jnp.zeros_like(query) if unbound else None))
+
+    def pull_scores(
+        self,
+        query: Array,
+        value: Array,
+        memory: Float[Array, "*B 1 N H"],
+        scores: Float[Array, "*B P N L"],
+        scores_bar: Float[Array, "*B P N L"],
+        weights: Float[Array, "*B P N L"] | None,
+        out_bar: Array,
+    ) -> tuple[Array, Array, Float[Array, "*B 1 N H"]]:
+        """Pulls cotangents of scores and output back to query, value and memory.
+
+            v̂_bar = a_bar (v/‖v‖ - a v̂/‖v̂‖) / ‖v̂‖,      v_bar = a_bar (v̂/‖v̂‖ - a v/‖v‖) / ‖v‖ + w o_bar
+
+        Args:
+          scores, scores_bar: a, and its cotangent, 0 for tokens that are not valid.
+          weights: w where the output is w v, None where it is v̂ / rms(v̂).
+          out_bar: cotangent of the output.
+
+        Returns:
+          Those of query and value, the latter without what comes by the memory, and of the memory.
+        """
+        prepared = self._maps.prepare(memory)
+
+        def block(carry: tuple[Array, Array, Array], start: Any, size: int) -> tuple[Array, Array, Array]:
+            query, bar, total = carry  # where a block is done, query holds its cotangent, and bar that of v
+            v, o_bar = self._read(value, start, size), self._read(bar, start, size)
+            a, a_bar = (_part(x, start, size)[..., None] for x in (scores, scores_bar))
+            cue, pull = jax.vjp(self._cue, self._read(query, start, size))
+            retrieved = self._maps.unbind(cue, prepared)
+            reciprocal, reciprocal_v = _reciprocal_norm(retrieved), _reciprocal_norm(v)
+            unit, unit_v = retrieved * reciprocal, v * reciprocal_v
+            retrieved_bar = (a_bar * reciprocal) * (unit_v - a * unit)
+            v_bar = (a_bar * reciprocal_v) * (unit - a * unit_v)
+            if weights is not None:
+                v_bar = v_bar + _part(weights, start, size)[..., None] * o_bar
+            else:
+                o_bar = self._kept(o_bar, start, size)
+                across = o_bar - inner(o_bar, unit)[..., None] * unit
+                retrieved_bar = retrieved_bar + (self._root_size * reciprocal) * across
+            (query_bar,) = pull(self._maps.unbind(retrieved_bar, prepared))
+            total = total + self._maps.correlate(cue, retrieved_bar)
+            return _write(query, query_bar, start), _write(bar, v_bar, start), total
+
+        carry = (query, out_bar.astype(self._dtype), self._no_sum(query))
+        query_bar, value_bar, total = self._over(block, carry)
+        return query_bar, value_bar, self._finish(total)
+
+    def pull_superposition(
+        self, key: Array, value: Array, memory_bar: Float[Array, "*B 1 N H"], value_bar: Array
+    ) -> tuple[Array, Array]:
+        """Pulls the memory's cotangent back to key and value, and adds `value_bar` to the latter."""
+        prepared = self._maps.prepare(memory_bar)
+
+        def block(carry: tuple[Array, Array], start: Any, size: int) -> tuple[Array, Array]:
+            value, value_bar = carry  # the cotangent of k takes the place of v, of which alone it is made
+            k, v = self._read(key, start, size), self._read(value, start, size)
+            key_bar = self._kept(self._maps.unbind(v, prepared), start, size)
+            more = self._kept(self._maps.unbind(k, prepared), start, size)
+            summed = self._read(value_bar, start, size) + more
+            return _write(value, key_bar, start), _write(value_bar, summed, start)
+
+        key_bar, value_bar = self._over(block, (value, value_bar))
+        return key_bar, value_bar.astype(value.dtype)
+
+    @property
+    def _root_size(self) -> float:
+        return math.sqrt(self._shape[-1])
+
+    def _cue(self, query: Array) -> Array:
+        """Returns what unbinds: q, or with the exact inverse q⁻¹*, since unbinding takes the involution."""
+        if not self._exact:
+            return query
+        size = query.shape[-1]
+        scale = jnp.expand_dims(spectral.bin_scale(size, query.dtype), range(query.ndim - 1))
+        spectrum = spectral.to_spectrum(query, self._implementation, self._precision) / scale
+        inverse = spectral.conjugate(spectral.reciprocal(spectrum)) * scale
+        return spectral.from_spectrum(inverse, size, self._implementation, self._precision)
+
+    def _read(self, x: Array, start: Any, size: int) -> Float[Array, "*B P N t H"]:
+        part = jax.lax.dynamic_slice_in_dim(x, start, size, axis=x.ndim - 3)
+        return jnp.swapaxes(part, -3, -2).astype(self._dtype)
+
+    def _kept(self, x: Array, start: Any, size: int) -> Array:
+        """x with 0 for tokens that are not valid."""
+        if self._valid is None:
+            return x
+        return jnp.where(_part(self._valid, start, size)[..., None, :, None], x, 0.0)
+
+    def _no_sum(self, x: Array) -> Array:
+        """Zeros to which what `correlate` makes of blocks of x can be added."""
+        token = self._read(x, 0, 1)
+        return jnp.zeros_like(self._maps.correlate(token, token))
+
+    def _finish(self, total: Array) -> Float[Array, "*B 1 N H"]:
+        return jnp.sum(self._maps.finish(total), axis=-3, keepdims=True)
+
+    def _over(self, block: Callable[..., Any], carry: Any) -> Any:
+        """Runs `block(carry, start, size)` over the tokens of the segments, in all segments at once."""
+        whole, rest = divmod(self._shape[-3], self._block)
+        if whole == 1:
+            carry = block(carry, 0, self._block)
+        else:
+            carry = jax.lax.fori_loop(
+                0, whole, lambda i, carry: block(carry, i * self._block, self._block), carry
+            )
+        return block(carry, whole * self._block, rest) if rest else carry
+
+
+def _part(x: Array, start: Any, size: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=x.ndim - 1)
+
+
+def _write(x: Array, block: Float[Array, "*B P N t H"], start: Any) -> Array:
+    block = jnp.swapaxes(block, -3, -2).astype(x.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(x, block, start, axis=x.ndim - 3)
