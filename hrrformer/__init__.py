@@ -15,16 +15,20 @@ from hrrformer.algebra import (
     unit,
     unitary_projection,
 )
-from hrrformer.attention import hrr_attention
+from hrrformer.attention import hrr_attention, hrr_attention_step
+from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.version import __version__
 
 __all__ = [
+    "CausalState",
     "__version__",
     "attention_fn",
     "bind",
     "cosine_similarity",
     "hrr_attention",
+    "hrr_attention_step",
     "hrr_normal",
+    "init_causal_state",
     "inverse",
     "involution",
     "unbind",

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hrrformer import passes, spectral
+from hrrformer import causal, passes, spectral
+from hrrformer.causal import CausalState, init_causal_state
+from hrrformer.passes import Options, Passes
 from hrrformer.spectral import Implementation, accumulation_dtype
 
 INVERSES = ("approximate", "exact")
@@ -31,6 +33,7 @@ def hrr_attention(
     rescale: bool = ...,
     temperature: float | Float[Array, "..."] = ...,
     output: Literal["weighted", "unbound"] = ...,
+    is_causal: bool = ...,
     return_weights: Literal[False] = ...,
     precision: jax.lax.PrecisionLike = ...,
     axis_name: AxisName | None = ...,
@@ -49,6 +52,7 @@ def hrr_attention(
     rescale: bool = ...,
     temperature: float | Float[Array, "..."] = ...,
     output: Literal["weighted", "unbound"] = ...,
+    is_causal: bool = ...,
     return_weights: Literal[True],
     precision: jax.lax.PrecisionLike = ...,
     axis_name: AxisName | None = ...,
@@ -66,6 +70,7 @@ def hrr_attention(
     rescale: bool = False,
     temperature: float | Float[Array, "..."] = 1.0,
     output: Literal["weighted", "unbound"] = "weighted",
+    is_causal: bool = False,
     return_weights: bool = False,
     precision: jax.lax.PrecisionLike = None,
     axis_name: AxisName | None = None,
@@ -128,49 +133,104 @@ def hrr_attention(
     >>> out.shape, weights.shape, weights.sum(-1).round(5).min().item()
     ((2, 5, 4, 16), (2, 4, 5), 1.0)
     """
-    _check_inputs(query, key, value)
-    if inverse not in INVERSES:
-        raise ValueError(f"inverse must be one of {INVERSES}; got {inverse!r}.")
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {OUTPUTS}; got {output!r}.")
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise ValueError(f"temperature must be positive; got {temperature}.")
-    if not _broadcasts(jnp.shape(temperature), (*query.shape[:-3], 1, query.shape[-2])):
-        expected = (*query.shape[:-3], 1, query.shape[-2])
-        raise ValueError(f"temperature must broadcast to {expected}; got shape {jnp.shape(temperature)}.")
-    shape, dtype = query.shape, value.dtype
-    common = jnp.promote_types(jnp.promote_types(query.dtype, key.dtype), dtype)
-    options = _Options(
-        implementation=spectral.resolve_implementation(implementation, shape[-1]),
-        inverse=inverse,
-        rescale=rescale,
-        output=output,
-        precision=precision,
-        axis_name=axis_name,
+    if is_causal and axis_name is not None:
+        raise ValueError("axis_name must be None with is_causal=True: the past would be on other devices.")
+    given = _check(query, key, value, mask, temperature, inverse, output)
+    chosen = spectral.resolve_implementation(implementation, query.shape[-1])
+    options = Options(chosen, inverse, rescale, output, precision, axis_name)
+    if is_causal:
+        *batch, _, heads, size = query.shape
+        state = init_causal_state(tuple(batch), heads, size, accumulation_dtype(given.query.dtype))
+        out, weights, _ = causal.attend(options, state, **given._asdict())
+    else:
+        out, weights = _attend_both_ways(options, given)
+    out = out.astype(value.dtype)
+    return (out, weights) if return_weights else out
+
+
+def hrr_attention_step(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B T N H"],
+    value: Float[Array, "*B T N H"],
+    state: CausalState,
+    *,
+    mask: Bool[Array, "..."] | None = None,
+    inverse: Literal["approximate", "exact"] = "approximate",
+    implementation: Literal["fft", "matmul"] | None = None,
+    rescale: bool = False,
+    temperature: float | Float[Array, "..."] = 1.0,
+    output: Literal["weighted", "unbound"] = "weighted",
+    precision: jax.lax.PrecisionLike = None,
+) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"], CausalState]:
+    """Goes on with causal holographic attention: the next token or tokens of sequences.
+
+    Reading a sequence in pieces of any sizes gives what `hrr_attention` with `is_causal=True` gives for the
+    whole. The state has H + 1 numbers a head, and the cost of a token does not depend on how many came
+    before.
+
+    Args:
+      query, key, value: of the next T tokens, (*B, T, N, H).
+      state: `init_causal_state(B, N, H)` before the first token, and then what the last call returned.
+      mask, inverse, implementation, rescale, temperature, output, precision: as in `hrr_attention`; the same
+        at every call of a sequence. Masked tokens leave the state as it is.
+
+    Returns:
+      Output (*B, T, N, H) in the dtype of `value`, weights (*B, N, T), and the state after these tokens.
+
+    Raises:
+      ValueError: for a state of other sizes; and as `hrr_attention`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 6, 4, 16))
+    >>> state = init_causal_state((2,), 4, 16)
+    >>> first, _, state = hrr_attention_step(q[:, :5], k[:, :5], v[:, :5], state)
+    >>> last, _, state = hrr_attention_step(q[:, 5:], k[:, 5:], v[:, 5:], state)
+    >>> whole = hrr_attention(q, k, v, is_causal=True)
+    >>> bool(jnp.allclose(jnp.concatenate([first, last], axis=1), whole, atol=1e-5))
+    True
+    """
+    given = _check(query, key, value, mask, temperature, inverse, output)
+    expected = (*query.shape[:-3], *query.shape[-2:])
+    if state.memory.shape != expected:
+        raise ValueError(f"state must have a memory of shape {expected}; got {state.memory.shape}.")
+    chosen = spectral.resolve_implementation(implementation, query.shape[-1])
+    options = Options(chosen, inverse, rescale, output, precision, None)
+    out, weights, state = causal.attend(options, state, **given._asdict())
+    return out.astype(value.dtype), weights, state
+
+
+class _Given(NamedTuple):
+    """The arrays of a call, checked: query, key and value in one dtype, the others with all axes."""
+
+    query: Float[Array, "*B T N H"]
+    key: Float[Array, "*B T N H"]
+    value: Float[Array, "*B T N H"]
+    valid: Bool[Array, "*#B T"] | None
+    temperature: Float[Array, "*#B 1 #N"] | None  # None where it is 1
+
+
+def _attend_both_ways(options: Options, given: _Given) -> tuple[Array, Array]:
+    """Output (*B, T, N, H) and weights (*B, N, T), by the closed form."""
+    query, key, value, valid, tau = given
+    if tau is not None:
+        tau = tau[..., None]
+        if options.axis_name is not None:  # pcast's transpose sums the cotangent over the devices
+            tau = jax.lax.pcast(tau, options.axis_name, to="varying")
+    results: Any = _attend(
+        options,
+        passes.cut(query, -3),
+        passes.cut(key, -3),
+        passes.cut(value, -3),
+        None if valid is None else passes.cut(valid, -1),
+        tau,
     )
-    query, key, value = (passes.cut(x.astype(common), -3) for x in (query, key, value))
-    valid = None if mask is None else passes.cut(_key_padding(mask, shape), -1)
-    tau = _heads_last_but_one(temperature, len(shape), accumulation_dtype(common), axis_name)
-    results: tuple[Array, Array] = _attend(options, query, key, value, valid, tau)  # type: ignore[assignment]
     out, weights = results
-    out = passes.join(out, -4).astype(dtype)
-    return (out, passes.join(jnp.moveaxis(weights, -3, -2), -2)) if return_weights else out
-
-
-class _Options(NamedTuple):
-    """What `_attend` is told besides arrays; see `hrr_attention`."""
-
-    implementation: str
-    inverse: str
-    rescale: bool
-    output: str
-    precision: Any
-    axis_name: Any
+    return passes.join(out, -4), passes.join(jnp.moveaxis(weights, -3, -2), -2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    options: _Options,
+    options: Options,
     query: Array,
     key: Array,
     value: Array,
@@ -183,7 +243,7 @@ def _attend(
 
 
 def _forward(
-    options: _Options,
+    options: Options,
     query: Array,
     key: Array,
     value: Array,
@@ -191,7 +251,7 @@ def _forward(
     temperature: Array | None,
 ) -> tuple[tuple[Array, Array], tuple[Any, ...]]:
     """Output and weights, and what the backward needs: the inputs, the memory and the scores."""
-    run = _passes(options, query, valid)
+    run = Passes(options, query.shape, query.dtype, valid)
     memory, peak = _normalise(_sum_over_devices(run.superpose(key, value), options.axis_name))
     scores, out = run.scores(query, value, memory, unbound=options.output == "unbound")
     weights = _softmax(options, scores, valid, temperature)
@@ -201,11 +261,11 @@ def _forward(
 
 
 def _backward(
-    options: _Options, kept: tuple[Any, ...], bars: tuple[Array, Array]
+    options: Options, kept: tuple[Any, ...], bars: tuple[Array, Array]
 ) -> tuple[Array, Array, Array, None, Array | None]:
     query, key, value, valid, temperature, memory, peak, scores = kept
     out_bar, weights_bar = bars
-    run = _passes(options, query, valid)
+    run = Passes(options, query.shape, query.dtype, valid)
     weights, pull = jax.vjp(lambda a, tau: _softmax(options, a, valid, tau), scores, temperature)
     weighted = options.output == "weighted"
     if weighted:
@@ -223,19 +283,37 @@ def _backward(
 _attend.defvjp(_forward, _backward)
 
 
-def _passes(options: _Options, query: Array, valid: Array | None) -> passes.Passes:
-    return passes.Passes(
-        query.shape,
-        query.dtype,
-        valid,
-        options.implementation,
-        options.inverse == "exact",
-        options.precision,
-    )
-
-
 def _sum_over_devices(x: Array, axis_name: Any) -> Array:
     return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+
+def _check(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    temperature: float | Array,
+    inverse: str,
+    output: str,
+) -> _Given:
+    """Returns the arrays of a call as `_Given` has them, or raises as `hrr_attention` says."""
+    _check_inputs(query, key, value)
+    if inverse not in INVERSES:
+        raise ValueError(f"inverse must be one of {INVERSES}; got {inverse!r}.")
+    if output not in OUTPUTS:
+        raise ValueError(f"output must be one of {OUTPUTS}; got {output!r}.")
+    if isinstance(temperature, (int, float)) and not temperature > 0:
+        raise ValueError(f"temperature must be positive; got {temperature}.")
+    expected = (*query.shape[:-3], 1, query.shape[-2])
+    if not _broadcasts(jnp.shape(temperature), expected):
+        raise ValueError(f"temperature must broadcast to {expected}; got shape {jnp.shape(temperature)}.")
+    dtype = jnp.promote_types(jnp.promote_types(query.dtype, key.dtype), value.dtype)
+    tau = None
+    if not (isinstance(temperature, (int, float)) and temperature == 1):
+        tau = jnp.asarray(temperature, accumulation_dtype(dtype))
+        tau = jnp.expand_dims(tau, range(len(expected) - tau.ndim))
+    query, key, value = (x.astype(dtype) for x in (query, key, value))
+    return _Given(query, key, value, None if mask is None else _key_padding(mask, query.shape), tau)
 
 
 def _check_inputs(query: Array, key: Array, value: Array) -> None:
@@ -283,17 +361,6 @@ def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
     return squeezed
 
 
-def _heads_last_but_one(
-    temperature: float | Array, num_axes: int, dtype: Any, axis_name: Any
-) -> Float[Array, "*#B 1 #N 1"] | None:
-    """Returns the temperature with the axes of the scores (*B, P, N, L), or None where it is 1."""
-    if isinstance(temperature, (int, float)) and temperature == 1:
-        return None
-    tau = jnp.asarray(temperature, dtype)
-    tau = jnp.expand_dims(tau, range(num_axes - 1 - tau.ndim))[..., None]
-    return tau if axis_name is None else jax.lax.pcast(tau, axis_name, to="varying")
-
-
 def _normalise(memory: Float[Array, "*B 1 N H"]) -> tuple[Float[Array, "*B 1 N H"], Float[Array, "*B 1 N 1"]]:
     """Divides each head's memory by its largest entry, which no cosine sees: no overflow later."""
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(memory), axis=-1, keepdims=True))
@@ -302,7 +369,7 @@ def _normalise(memory: Float[Array, "*B 1 N H"]) -> tuple[Float[Array, "*B 1 N H
 
 
 def _softmax(
-    options: _Options,
+    options: Options,
     scores: Float[Array, "*B P N L"],
     valid: Bool[Array, "*#B P L"] | None,
     temperature: Float[Array, "*#B 1 #N 1"] | None,

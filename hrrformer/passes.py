@@ -32,7 +32,18 @@ from hrrformer import spectral
 
 # Numbers of one input that a block holds on each device: on CPU they and what is computed from them stay
 # in its caches, elsewhere they keep every core busy.
-BLOCK_SIZE = {"cpu": 2**19, "default": 2**25}
+BLOCK_SIZE = {"cpu": 2**18, "default": 2**25}
+
+
+class Options(NamedTuple):
+    """What is computed, and how: the arguments of `hrrformer.hrr_attention` that are no arrays, checked."""
+
+    implementation: str
+    inverse: str
+    rescale: bool
+    output: str
+    precision: Any
+    axis_name: Any
 
 
 class Maps(NamedTuple):
@@ -86,7 +97,7 @@ def inner(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float[Array, "*B"
     return jnp.einsum("...h,...h->...", x, y, precision=precision, preferred_element_type=dtype)
 
 
-def _reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
+def reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
     """1 / ‖x‖, and 0 where ‖x‖² is no normal number."""
     square = inner(x, x)[..., None]
     present = square >= jnp.finfo(square.dtype).tiny
@@ -115,28 +126,20 @@ class Passes:
     """The passes of one attention over its sequence, by FFT or by matrix products.
 
     Args:
+      options: of the attention; its implementation is "fft" or "matmul".
       shape: (*B, P, L, N, H), of query, key and value.
       dtype: theirs.
       valid: (*B, P, L), True for real tokens; None for all.
-      implementation: "fft" or "matmul".
-      exact: whether unbinding takes the exact inverse.
-      precision: of the matrix products.
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        dtype: Any,
-        valid: Bool[Array, "*#B P L"] | None,
-        implementation: str,
-        exact: bool,
-        precision: jax.lax.PrecisionLike,
+        self, options: Options, shape: tuple[int, ...], dtype: Any, valid: Bool[Array, "*#B P L"] | None
     ) -> None:
         self._shape, self._valid = shape, valid
         self._dtype = spectral.accumulation_dtype(dtype)
-        self._implementation, self._exact = implementation, exact
-        self._precision = spectral.matmul_precision(dtype, precision)
-        self._maps = maps(implementation, shape[-1], self._precision)
+        self._implementation, self._exact = options.implementation, options.inverse == "exact"
+        self._precision = spectral.matmul_precision(dtype, options.precision)
+        self._maps = maps(self._implementation, shape[-1], self._precision)
         platform = jax.default_backend()
         size = BLOCK_SIZE.get(platform, BLOCK_SIZE["default"]) * jax.device_count()
         *rest, length, heads, features = shape
@@ -162,8 +165,8 @@ class Passes:
             scores, out = carry
             retrieved = self._maps.unbind(self._cue(self._read(query, start, size)), prepared)
             value_t = self._read(value, start, size)
-            unit = retrieved * _reciprocal_norm(retrieved)
-            cosines = inner(unit, value_t * _reciprocal_norm(value_t))
+            unit = retrieved * reciprocal_norm(retrieved)
+            cosines = inner(unit, value_t * reciprocal_norm(value_t))
             scores = jax.lax.dynamic_update_slice_in_dim(scores, cosines, start, axis=scores.ndim - 1)
             if out is not None:
                 out = _write(out, self._kept(unit * self._root_size, start, size), start)
@@ -203,7 +206,7 @@ class Passes:
             a, a_bar = (_part(x, start, size)[..., None] for x in (scores, scores_bar))
             cue, pull = jax.vjp(self._cue, self._read(query, start, size))
             retrieved = self._maps.unbind(cue, prepared)
-            reciprocal, reciprocal_v = _reciprocal_norm(retrieved), _reciprocal_norm(v)
+            reciprocal, reciprocal_v = reciprocal_norm(retrieved), reciprocal_norm(v)
             unit, unit_v = retrieved * reciprocal, v * reciprocal_v
             retrieved_bar = (a_bar * reciprocal) * (unit_v - a * unit)
             v_bar = (a_bar * reciprocal_v) * (unit - a * unit_v)

@@ -1,0 +1,183 @@
+"""Causal HRR attention: the same formulas with sums over the past, and the state that decoding carries.
+
+Token t retrieves from β_t = Σ_{s≤t} k_s ⊛ v_s and is weighed against the tokens up to itself: both sums
+are prefix sums, so a sequence can be read in pieces. What the past leaves behind is one H-vector and one
+number a head, however long it was. Spectra are needed here, for each token has a memory of its own.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from hrrformer import passes, spectral
+
+BLOCK = 128  # tokens whose memories are held at once; a prefix sum within a block is a product of that size
+NEVER = -1e30  # stands for -∞ among logarithms, where -∞ itself would have a difference that is no number
+
+
+class CausalState(NamedTuple):
+    """What a causal sequence leaves behind for its next token: H + 1 numbers a head.
+
+    Attributes:
+      memory: β, Σ k ⊛ v over the tokens so far, (*B, N, H).
+      log_normalizer: log Σ exp(a / τ) over them, (*B, N); -inf before the first valid one.
+      num_tokens: how many valid ones there were, (*B,).
+    """
+
+    memory: Float[Array, "*B N H"]
+    log_normalizer: Float[Array, "*B N"]
+    num_tokens: Int[Array, "*B"]
+
+
+def init_causal_state(
+    batch_shape: tuple[int, ...], num_heads: int, head_size: int, dtype: DTypeLike = jnp.float32
+) -> CausalState:
+    """Returns the state before the first token.
+
+    Args:
+      batch_shape: *B.
+      num_heads: N.
+      head_size: H.
+      dtype: float32, or float64 for inputs of that type.
+
+    >>> init_causal_state((2,), 4, 16).memory.shape
+    (2, 4, 16)
+    """
+    return CausalState(
+        jnp.zeros((*batch_shape, num_heads, head_size), dtype),
+        jnp.full((*batch_shape, num_heads), -jnp.inf, dtype),
+        jnp.zeros(batch_shape, jnp.int32),
+    )
+
+
+def attend(
+    options: passes.Options,
+    state: CausalState,
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B T N H"],
+    value: Float[Array, "*B T N H"],
+    valid: Bool[Array, "*#B T"] | None,
+    temperature: Float[Array, "*#B 1 #N"] | None,
+) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"], CausalState]:
+    """Causal attention over the next T tokens, after those of which `state` is left.
+
+    Returns:
+      The output in the inputs' dtype, which they share, the weights, and the state after the last token.
+    """
+    *batch, length, _, _ = query.shape
+    valid = jnp.broadcast_to(jnp.asarray(True) if valid is None else valid, (*batch, length))
+    scores, unbound, memory = _scores(options, state.memory, query, key, value, valid)
+    weights, log_normalizer = _softmax(scores, valid[..., None, :], temperature, state.log_normalizer)
+    counts = jnp.expand_dims(state.num_tokens, -1) + jnp.cumsum(valid, axis=-1, dtype=jnp.int32)
+    if options.rescale:
+        weights = weights * counts[..., None, :].astype(weights.dtype)
+    if unbound is None:
+        out = jnp.einsum("...nt,...tnh->...tnh", weights, value.astype(weights.dtype)).astype(value.dtype)
+    else:
+        out = unbound
+    return out, weights, CausalState(memory, log_normalizer, counts[..., -1])
+
+
+def _scores(
+    options: passes.Options,
+    memory: Float[Array, "*B N H"],
+    query: Array,
+    key: Array,
+    value: Array,
+    valid: Bool[Array, "*B T"],
+) -> tuple[Float[Array, "*B N T"], Float[Array, "*B T N H"] | None, Float[Array, "*B N H"]]:
+    """Returns a_t = cos(v_t, v̂_t), v̂_t / rms(v̂_t) where it is the output, and the memory after all tokens."""
+    *batch, length, _, size = query.shape
+    dtype = spectral.accumulation_dtype(query.dtype)
+    implementation = options.implementation
+    precision = spectral.matmul_precision(query.dtype, options.precision)
+    block = min(BLOCK, length)
+    until = jnp.tril(jnp.ones((block, block), dtype))
+    scale = spectral.bin_scale(size, dtype)
+
+    def blocks(x: Array) -> Array:
+        """(*B, T, …) → (T / block, *B, block, …), filled up with zeros, which for `valid` is False."""
+        axis = len(batch)
+        fill = [(0, 0)] * x.ndim
+        fill[axis] = (0, -length % block)
+        x = jnp.pad(x, fill)
+        return jnp.moveaxis(x.reshape(*batch, -1, block, *x.shape[axis + 1 :]), axis, 0)
+
+    def step(before: Array, xs: tuple[Array, Array, Array, Array]) -> tuple[Array, tuple[Array, Any]]:
+        q, k, v = (jnp.swapaxes(x, -3, -2).astype(dtype) for x in xs[:3])
+        q_spectrum, k_spectrum, v_spectrum = (
+            spectral.to_spectrum(x, implementation, precision) for x in (q, k, v)
+        )
+        # d: the spectra's scale. That of k ⊛ v carries one, the product of two carries two; see `spectral`.
+        d = jnp.expand_dims(scale, range(q.ndim - 1))
+        bound = jnp.where(xs[3][..., None, :, None], spectral.multiply(k_spectrum, v_spectrum) / d, 0.0)
+        past = jnp.einsum("ts,...sk->...tk", until, bound, precision=jax.lax.Precision.HIGHEST)
+        past = before[..., None, :] + past
+        cue = (
+            spectral.reciprocal(q_spectrum / d)
+            if options.inverse == "exact"
+            else spectral.conjugate(q_spectrum) / d
+        )
+        peak = jax.lax.stop_gradient(jnp.max(jnp.abs(past), axis=-1, keepdims=True))
+        retrieved = spectral.multiply(cue, past / jnp.where(peak >= jnp.finfo(dtype).tiny, peak, 1.0))
+        unit = retrieved * passes.reciprocal_norm(retrieved)
+        cosines = passes.inner(unit, v_spectrum * passes.reciprocal_norm(v_spectrum))
+        unbound = None
+        if options.output == "unbound":
+            unbound = spectral.from_spectrum(unit, size, implementation, precision) * math.sqrt(size)
+            unbound = jnp.swapaxes(jnp.where(xs[3][..., None, :, None], unbound, 0.0), -3, -2)
+            unbound = unbound.astype(value.dtype)
+        return past[..., -1, :], (cosines, unbound)
+
+    def joined(x: Array, axis: int) -> Array:
+        """(T / block, …, block, …), block at `axis` once the first is gone → (…, T, …)."""
+        x = jnp.moveaxis(x, 0, axis)
+        x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+        return jax.lax.slice_in_dim(x, 0, length, axis=axis)
+
+    before = spectral.to_spectrum(memory.astype(dtype), implementation, precision)
+    # Of a block only what goes in is kept for the backward, which computes the rest again.
+    after, (cosines, unbound) = jax.lax.scan(
+        jax.checkpoint(step, prevent_cse=False), before, tuple(map(blocks, (query, key, value, valid)))
+    )
+    memory = spectral.from_spectrum(after, size, implementation, precision)
+    out = None if unbound is None else joined(unbound, len(batch))
+    return joined(cosines, len(batch) + 1), out, memory
+
+
+def _softmax(
+    scores: Float[Array, "*B N T"],
+    valid: Bool[Array, "*B 1 T"],
+    temperature: Float[Array, "*#B 1 #N"] | None,
+    log_normalizer: Float[Array, "*B N"],
+) -> tuple[Float[Array, "*B N T"], Float[Array, "*B N"]]:
+    """Returns exp(s_t) / Σ_{s≤t} exp(s_s) over the valid tokens, s = a / τ, and log Σ exp(s) over all.
+
+    A prefix is summed as a pair, (largest s, sum of exp(s - largest)), so that no exponential overflows.
+    """
+    if temperature is not None:
+        scores = scores / jnp.swapaxes(temperature, -1, -2)
+    shown = jnp.where(valid, scores, NEVER)
+    none_before = jnp.isneginf(log_normalizer)
+    largest = jnp.where(none_before, NEVER, log_normalizer)[..., None]
+    total = jnp.where(none_before, 0.0, 1.0).astype(scores.dtype)[..., None]
+
+    def join(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        peak = jax.lax.stop_gradient(jnp.maximum(left[0], right[0]))
+        return peak, left[1] * jnp.exp(left[0] - peak) + right[1] * jnp.exp(right[0] - peak)
+
+    largest = jnp.concatenate([largest, shown], axis=-1)
+    total = jnp.concatenate([total, jnp.broadcast_to(valid, scores.shape).astype(scores.dtype)], axis=-1)
+    peak, total = jax.lax.associative_scan(join, (largest, total), axis=-1)
+    peak, total = peak[..., 1:], total[..., 1:]
+    some = total > 0.0
+    safe = jnp.where(some, total, 1.0)
+    below = jnp.where(valid, scores - peak, 0.0)
+    below = below - jax.lax.stop_gradient(jnp.maximum(below, 0.0))  # a score computed twice, an ulp apart
+    weights = jnp.where(valid, jnp.exp(below) / safe, 0.0)
+    after = jnp.where(some, peak + jnp.log(safe), -jnp.inf)
+    return weights, after[..., -1]
