@@ -252,7 +252,7 @@ def _at_length(
         floats = counted.temp_bytes / (4 * settings.batch_size * length * settings.width)
         row = dataclasses.replace(row, temp_floats=floats, **vars(counted))
         expected = costing.expected_seconds(earlier[direction, name], length)
-        reason = costing.missing(counted.total_bytes, free, expected, settings.seconds)
+        reason = costing.reason_not_to_run(counted.total_bytes, free, expected, settings.seconds)
         if reason is None:
             runnable[direction, name] = compiled
         rows[direction, name] = row if reason is None else _without_time(row, reason)
@@ -320,7 +320,7 @@ def _key(row: Cost) -> tuple[str, str, str]:
 def longest_length(
     level: str, name: str, memory: int, settings: AttentionSettings, progress: Progress
 ) -> dict[str, Any]:
-    """Finds the longest T whose forward and backward fit into `memory` bytes: arguments, results, temporaries.
+    """Finds the longest T whose forward and backward, arguments and results included, fit into `memory` bytes.
 
     By compiling, without running: powers of two, and then to an eighth of the last one that fits.
 
@@ -391,14 +391,14 @@ def measure_apart(name: str, settings: AttentionSettings, *, progress: Progress)
 
 def one_call(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Compiles and runs forward and backward of the layer; the second call is timed. For `measure_apart`."""
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     chosen = AttentionSettings(**fields)
     (length,) = chosen.lengths
     compiled = _compile("layer", "both", name, length, chosen)
     if isinstance(compiled, Missing):
         return {"missing": compiled.kind, "note": compiled.why}
     total = costing.counts(compiled).total_bytes
-    reason = costing.missing(total, free_bytes(), None, chosen.seconds)
+    reason = costing.reason_not_to_run(total, free_bytes(), None, chosen.seconds)
     if reason is not None:
         return {"total_bytes": total, "missing": reason.kind, "note": reason.why}
     call = functools.partial(compiled, *draw(_inputs("layer", "both", length, chosen), chosen.seed))

@@ -67,7 +67,7 @@ class BenchAttention:
     level: tuple[Literal["layer", "core"], ...] = ("layer", "core")
     """layer: with its four projections; core: query, key and value to output."""
     contestants: tuple[str, ...] = ()
-    """hrr, hrr-IMPLEMENTATION, authors, softmax, softmax-cudnn, projections; all that run here if not given."""
+    """hrr, hrr-IMPLEMENTATION, authors, softmax, softmax-cudnn, projections; all fit for here if not given."""
     lengths: tuple[int, ...] = tuple(1 << n for n in range(10, 18))
     """Values of T."""
     width: int = 512
@@ -257,8 +257,8 @@ def print_attention(result: dict[str, Any]) -> None:
         rates = result["rates"]
         print_paragraphs(
             "Times are medians; T·D floats are units of B·T·D·4 bytes. The floor is the time in which this"
-            f" machine could at best do the FLOPs ({rates['flops_per_second'] / 1e9:,.0f} GFLOP/s measured) and"
-            f" move the bytes ({rates['bytes_per_second'] / 1e9:,.1f} GB/s) that HRR attention needs: see"
+            f" machine could at best do the FLOPs ({rates['flops_per_second'] / 1e9:,.0f} GFLOP/s measured)"
+            f" and move the bytes ({rates['bytes_per_second'] / 1e9:,.1f} GB/s) that HRR attention needs: see"
             " lra_tasks/floors.py for the formulas.",
             *dict.fromkeys(
                 f"{row['contestant']}: XLA's count is too small, as {row['uncounted']}."

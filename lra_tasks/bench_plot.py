@@ -10,7 +10,7 @@ from lra_tasks.reporting import COLOURS
 from lra_tasks.tables import short
 
 ENDS = {"memory": "then out of memory", "slow": "then too slow", "refused": ""}
-LINE_HEIGHT = 15  # points between two names
+LINE_HEIGHT = 16  # points between two names
 TIMES = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (1e3, "s"))
 SIZES = ((1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 
@@ -149,7 +149,7 @@ def _name_lines(axes: Any, lines: Mapping[str, Line], colours: Mapping[str, str]
         places = spread([at for at, _ in group], LINE_HEIGHT)
         for (at, name), place in zip(group, places, strict=True):
             line = lines[name]
-            power = "" if line.power is None else f"  T$^{{{line.power:.2f}}}$"
+            power = "" if line.power is None else f"  T^{line.power:.2f}"
             axes.annotate(
                 f"{name}{power}" + (f", {line.end}" if line.end else ""),
                 (end, line.values[end]),
@@ -157,6 +157,7 @@ def _name_lines(axes: Any, lines: Mapping[str, Line], colours: Mapping[str, str]
                 textcoords="offset points",
                 va="center",
                 color=colours[name],
+                fontsize=12,
                 fontweight="bold",
                 annotation_clip=False,
                 arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.8, "shrinkB": 3},

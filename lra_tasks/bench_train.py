@@ -181,7 +181,7 @@ def _at_length(
         total, temporary = memory_bytes(compiled)
         rows[mixer] = StepCost(mixer=mixer, length=length, temp_bytes=temporary, total_bytes=total)
         expected = costing.expected_seconds(earlier[mixer], length)
-        reason = costing.missing(total, free, expected, settings.seconds)
+        reason = costing.reason_not_to_run(total, free, expected, settings.seconds)
         if reason is None:
             calls[mixer] = _stepper(program, compiled, config)
         else:
@@ -235,13 +235,14 @@ def measure_apart(settings: TrainSettings, *, progress: Progress) -> dict[str, A
 
 def one_step(settings: dict[str, Any]) -> dict[str, Any]:
     """Compiles and runs two training steps, of which the second is timed. For `measure_apart`."""
-    chosen = TrainSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    chosen = TrainSettings(**fields)
     (mixer,), (length,) = chosen.mixers, chosen.lengths
     config = chosen.config(mixer, length)
     program = Program(config, get_task(TASK))
     compiled = program.compile(jax.eval_shape(program.init))
     total, _ = memory_bytes(compiled)
-    reason = costing.missing(total, free_bytes(), None, chosen.seconds)
+    reason = costing.reason_not_to_run(total, free_bytes(), None, chosen.seconds)
     if reason is not None:
         return {"total_bytes": total, "missing": reason.kind, "note": reason.why}
     step = _stepper(program, compiled, config)

@@ -22,7 +22,7 @@ from lra_tasks.config import Config, Settings
 from lra_tasks.errors import Interrupted, UsageError, unknown_name
 from lra_tasks.presets import PRESETS, preset
 from lra_tasks.tables import print_table
-from lra_tasks.tasks import ARENA, get_task
+from lra_tasks.tasks import ARENA, TASKS, get_task
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")  # the fields of a nested dataclass become flags without a prefix

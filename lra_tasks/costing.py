@@ -42,9 +42,7 @@ def counts(compiled: jax.stages.Compiled) -> Counts:
     total, temporary = memory_bytes(compiled)
     analysis: Any = compiled.cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis or {}
-    flops, accessed = (
-        value if (value := analysis.get(name, -1.0)) >= 0 else None for name in ("flops", "bytes accessed")
-    )
+    flops, accessed = (analysis.get(name, -1.0) for name in ("flops", "bytes accessed"))
     text = compiled.as_text() or ""
     reasons = []
     if re.search(r" while\(", text):
@@ -55,8 +53,8 @@ def counts(compiled: jax.stages.Compiled) -> Counts:
     return Counts(
         temp_bytes=temporary,
         total_bytes=total,
-        flops=flops,
-        bytes_accessed=accessed,
+        flops=flops if flops >= 0 else None,
+        bytes_accessed=accessed if accessed >= 0 else None,
         uncounted="; ".join(reasons),
     )
 
@@ -82,7 +80,9 @@ class Missing(NamedTuple):
     why: str
 
 
-def missing(total_bytes: int, free: int | None, expected: float | None, seconds: float) -> Missing | None:
+def reason_not_to_run(
+    total_bytes: int, free: int | None, expected: float | None, seconds: float
+) -> Missing | None:
     """Returns why a compiled function is not to be run, or None.
 
     Args:
