@@ -320,12 +320,12 @@ def _key(row: Cost) -> tuple[str, str, str]:
 def longest_length(
     level: str, name: str, memory: int, settings: AttentionSettings, progress: Progress
 ) -> dict[str, Any]:
-    """Finds the longest T whose forward and backward, arguments and results included, fit into `memory` bytes.
+    """Finds the longest T whose forward and backward, all arguments and results too, fit into `memory`.
 
     By compiling, without running: powers of two, and then to an eighth of the last one that fits.
 
     Returns:
-      "level", "contestant", "memory", "length" (None if not even the shortest one fits, or nothing
+      "level", "contestant", "memory" (bytes), "length" (None if not even the shortest one fits, or nothing
       compiles), "total_bytes" at that length and "note".
     """
     needed: dict[int, int] = {}

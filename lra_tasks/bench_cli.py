@@ -67,7 +67,7 @@ class BenchAttention:
     level: tuple[Literal["layer", "core"], ...] = ("layer", "core")
     """layer: with its four projections; core: query, key and value to output."""
     contestants: tuple[str, ...] = ()
-    """hrr, hrr-IMPLEMENTATION, authors, softmax, softmax-cudnn, projections; all fit for here if not given."""
+    """hrr, hrr-IMPLEMENTATION, authors, softmax, softmax-cudnn, projections; all that run if not given."""
     lengths: tuple[int, ...] = tuple(1 << n for n in range(10, 18))
     """Values of T."""
     width: int = 512

@@ -59,7 +59,7 @@ def counts(compiled: jax.stages.Compiled) -> Counts:
     )
 
 
-def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether XLA ended for want of memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
