@@ -17,9 +17,9 @@ Hardware and time. Two CPU cores and 8 GiB for the sweep, 12 GiB for the million
 most of it in the longest sequences. Temporary memory is the same on every run of one version of JAX; times
 need a machine that does nothing else.
 
-Expected. The targets of `TARGETS`, set before the fast implementation was written. Before it, at T = 4,096: 11.3
-T·D floats with backward and 4.1 without, 1.9 times the projections, 1.5 times as fast as the authors' core;
-the projections themselves 5.0 and 2.0, the authors' 14.1 with backward. Memory that grows as T^1.00.
+Expected. The targets of `TARGETS`, set before the fast implementation was written. Before it, at T = 4,096:
+11.3 T·D floats with backward and 4.1 without, 1.9 times the projections, and a core about as fast as the
+authors'; the projections themselves 5.0 and 2.0, the authors' 14.1 with backward. Memory grows as T^1.00.
 """
 
 import dataclasses

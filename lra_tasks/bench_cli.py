@@ -184,9 +184,7 @@ def num_bytes(text: str) -> int:
     """
     found = re.fullmatch(rf"([0-9]+(?:\.[0-9]+)?) ?({'|'.join(UNITS)})", text)
     if found is None:
-        raise UsageError(
-            f"--memory is '{text}'; expected a number and {', '.join(UNITS)}: 24GiB for example."
-        )
+        raise UsageError(f"--memory is '{text}'; expected a number with {', '.join(UNITS)}, such as 24GiB.")
     return round(float(found[1]) * UNITS[found[2]])
 
 

@@ -1,6 +1,7 @@
 """`lra bench attention` and `lra bench train`: what they count, say and draw; never how fast a machine is."""
 
 import functools
+import itertools
 import json
 import re
 import time
@@ -40,7 +41,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def result(small):
-    return bench_attention(TINY, memory=20_000)
+    return bench_attention(TINY, memory=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +195,10 @@ def test_the_longest_length_that_fits(result):
     found = {(row["level"], row["contestant"]): row for row in result["longest"]}
     assert len(found) == len(result["longest"]) == 2 * len(NAMES) - 1
     row = found["layer", "projections"]
-    assert row["total_bytes"] <= 20_000
+    assert row["total_bytes"] <= 60_000
     step = 1 << (row["length"].bit_length() - 1)
     compiled = bench._compile("layer", "both", "projections", row["length"] + step // 8, TINY)
-    assert costing.counts(compiled).total_bytes > 20_000
+    assert costing.counts(compiled).total_bytes > 60_000
     assert found["core", "softmax"]["length"] <= found["core", "authors"]["length"]
     (none,) = bench_attention(
         AttentionSettings(levels=("core",), contestants=("authors",), lengths=(16,), repeats=1), memory=9
@@ -224,7 +225,7 @@ def test_what_does_not_fit_is_a_row(monkeypatch, capsys, tmp_path):
     assert lost["temp_bytes"] > 100_000
     assert all(row["seconds"] for row in rows(result, contestant="projections"))
     print_attention(result)
-    assert "softmax, forward + backward, T = 128: needs" in capsys.readouterr().out
+    assert re.search(r"softmax, forward \+ backward, T = \d+: needs", capsys.readouterr().out)
     plot_attention(result, tmp_path / "costs.png")
     assert (tmp_path / "costs.png").read_bytes().startswith(PNG)
 
@@ -312,7 +313,7 @@ def test_pictures(result, trained, tmp_path):
 def test_names_stand_apart():
     places = spread([0.0, 1.0, 2.0, 30.0, 31.0], 10.0)
     assert places == sorted(places)
-    assert min(b - a for a, b in zip(places, places[1:], strict=False)) >= 10.0 - 1e-9
+    assert min(b - a for a, b in itertools.pairwise(places)) >= 10.0 - 1e-9
     assert spread([0.0, 100.0], 10.0) == [0.0, 100.0]
 
 
