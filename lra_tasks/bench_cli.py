@@ -20,7 +20,7 @@ MISSING = {"memory": "memory", "slow": "slow", "refused": "refused"}
 
 
 class Bench:
-    """Measure what attention and training steps cost, and how fast data come."""
+    """Measure what attention and training cost, and how fast data come."""
 
 
 @dataclasses.dataclass

@@ -1,5 +1,6 @@
 """`lra bench attention` and `lra bench train`: what they count, say and draw; never how fast a machine is."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -26,6 +27,7 @@ from lra_tasks.errors import UsageError
 
 PNG = b"\x89PNG"
 TINY = AttentionSettings(lengths=(16, 32), width=16, num_heads=2, batch_size=2, repeats=3, seconds=60.0)
+MIXERS = ("hrr", "none")
 NAMES = (*(f"hrr-{name}" for name in IMPLEMENTATIONS), "authors", "softmax", "projections")
 
 
@@ -41,12 +43,20 @@ def small():
 
 @pytest.fixture(scope="module")
 def result(small):
-    return bench_attention(TINY, memory=60_000)
+    return bench_attention(TINY)
+
+
+@pytest.fixture(scope="module")
+def longest(small):
+    settings = dataclasses.replace(TINY, levels=("core",), contestants=("authors", "softmax"), repeats=1)
+    return bench_attention(settings, memory=100_000)["longest"]
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return bench_train(TrainSettings(lengths=(16, 32), batch_size=4, preset="smoke", repeats=3))
+    return bench_train(
+        TrainSettings(mixers=MIXERS, lengths=(16, 32), batch_size=4, preset="smoke", repeats=3)
+    )
 
 
 def rows(result, **wanted):
@@ -191,19 +201,16 @@ def test_there_is_a_row_for_everything(result):
     assert result["exponents"]["layer"]["both"].keys() == set(NAMES)
 
 
-def test_the_longest_length_that_fits(result):
-    found = {(row["level"], row["contestant"]): row for row in result["longest"]}
-    assert len(found) == len(result["longest"]) == 2 * len(NAMES) - 1
-    row = found["layer", "projections"]
-    assert row["total_bytes"] <= 60_000
-    step = 1 << (row["length"].bit_length() - 1)
-    compiled = bench._compile("layer", "both", "projections", row["length"] + step // 8, TINY)
-    assert costing.counts(compiled).total_bytes > 60_000
-    assert found["core", "softmax"]["length"] <= found["core", "authors"]["length"]
-    (none,) = bench_attention(
-        AttentionSettings(levels=("core",), contestants=("authors",), lengths=(16,), repeats=1), memory=9
-    )["longest"]
-    assert none["length"] is None
+def test_the_longest_length_that_fits(longest):
+    authors, softmax = longest
+    assert (authors["contestant"], softmax["contestant"], authors["level"]) == ("authors", "softmax", "core")
+    assert softmax["length"] < authors["length"]
+    for row in longest:
+        step = (1 << (row["length"].bit_length() - 1)) // 8
+        compiled = bench._compile("core", "both", row["contestant"], row["length"] + step, TINY)
+        assert row["total_bytes"] <= 100_000 < costing.counts(compiled).total_bytes
+    none = bench.longest_length("core", "authors", 9, TINY, bench.Silent())
+    assert (none["length"], none["total_bytes"]) == (None, None)
 
 
 def test_what_does_not_fit_is_a_row(monkeypatch, capsys, tmp_path):
@@ -285,14 +292,14 @@ def test_sizes(text, size):
         num_bytes("24")
 
 
-def test_tables_fit(result, trained, monkeypatch, capsys):
+def test_tables_fit(result, longest, trained, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     wide = [
         dict(row, length=row["length"] << (3 * n), seconds=12345.6, ratio=1027.0, temp_floats=1027.0)
         for row in result["rows"]
         for n in range(6)
     ]
-    print_attention(result | {"rows": wide})
+    print_attention(result | {"rows": wide, "longest": longest})
     print_train(trained)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
@@ -341,14 +348,14 @@ def test_a_process_that_fails():
 def test_steps_are_measured(trained):
     assert json.loads(json.dumps(trained))["rows"]
     assert [(row["length"], row["mixer"]) for row in trained["rows"]] == [
-        (length, mixer) for length in (16, 32) for mixer in ("hrr", "softmax", "none")
+        (length, mixer) for length in (16, 32) for mixer in MIXERS
     ]
     for row in trained["rows"]:
         assert row["steps_per_second"] == pytest.approx(1 / row["seconds"])
         assert row["examples_per_second"] == pytest.approx(4 / row["seconds"])
         assert row["total_bytes"] > row["temp_bytes"] > 0
     assert all(row["ratio"] == 1.0 for row in trained["rows"] if row["mixer"] == "none")
-    assert trained["exponents"].keys() == {"hrr", "softmax", "none"}
+    assert trained["exponents"].keys() == set(MIXERS)
 
 
 def test_a_step_that_does_not_fit_is_a_row(monkeypatch):
