@@ -10,7 +10,7 @@ from lra_tasks.costing import timed
 
 COPIED = 1 << 26  # numbers: larger than every cache
 SIDE = 2048  # of the square matrices multiplied
-TRIALS = 3
+TRIALS = 9
 
 
 def floor_counts(level: str, direction: str, tokens: int, width: int, head_size: int) -> tuple[float, float]:
