@@ -35,20 +35,17 @@ def authors(
 ) -> Float[Array, "B T N H"]:
     """HRR attention the way its authors compute it, differentiated automatically.
 
-    Full complex FFTs; every token's binding is brought back from the spectrum before they are summed, and the
-    involution conj F(q) before it is bound with the sum; a cosine with an epsilon; a softmax over T. Their
-    code holds heads before tokens and transposes for it: left out here, in their favour.
+    Full complex FFTs, the involution as conj F(q), a cosine with an epsilon, a softmax over T. What their code
+    does beyond that is left out, in their favour: it brings every token's binding and involution back from the
+    spectrum, twice as many FFTs as here, and it transposes heads before tokens. Of the layer's
+    forward and backward, D = 512, this form holds 14.1 T·D floats of temporaries on CPU at every T.
 
     Source: the formulation published with Alam et al., ICML 2023; this code is new.
     """
-
-    def bind(x: Array, y: Array) -> Array:
-        return jnp.fft.ifft(jnp.fft.fft(x) * jnp.fft.fft(y)).real
-
     dtype = value.dtype
     query, key, value = (x.astype(jnp.promote_types(dtype, jnp.float32)) for x in (query, key, value))
-    memory = jnp.sum(bind(key, value), axis=-3, keepdims=True)
-    unbound = bind(memory, jnp.fft.ifft(jnp.conj(jnp.fft.fft(query))).real)
+    memory = jnp.sum(jnp.fft.fft(key) * jnp.fft.fft(value), axis=-3, keepdims=True)
+    unbound = jnp.fft.ifft(jnp.conj(jnp.fft.fft(query)) * memory).real
     lengths = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (value, unbound)]
     scores = jnp.sum(value * unbound, axis=-1, keepdims=True) / (lengths[0] * lengths[1] + EPSILON)
     return (jax.nn.softmax(scores, axis=-3) * value).astype(dtype)
