@@ -35,10 +35,10 @@ def authors(
 ) -> Float[Array, "B T N H"]:
     """HRR attention the way its authors compute it, differentiated automatically.
 
-    Full complex FFTs, the involution as conj F(q), a cosine with an epsilon, a softmax over T. What their code
-    does beyond that is left out, in their favour: it brings every token's binding and involution back from the
-    spectrum, twice as many FFTs as here, and it transposes heads before tokens. Of the layer's
-    forward and backward, D = 512, this form holds 14.1 T·D floats of temporaries on CPU at every T.
+    Full complex FFTs, the involution as conj F(q), a cosine with an epsilon, a softmax over T. What their
+    code does beyond that is left out, in their favour: it brings every token's binding and involution back
+    from the spectrum, which nearly doubles the FFTs, and it transposes heads before tokens. Of the layer's
+    forward and backward, D = 512, this form holds 14.1 T·D floats of temporaries on CPU.
 
     Source: the formulation published with Alam et al., ICML 2023; this code is new.
     """
@@ -46,8 +46,8 @@ def authors(
     query, key, value = (x.astype(jnp.promote_types(dtype, jnp.float32)) for x in (query, key, value))
     memory = jnp.sum(jnp.fft.fft(key) * jnp.fft.fft(value), axis=-3, keepdims=True)
     unbound = jnp.fft.ifft(jnp.conj(jnp.fft.fft(query)) * memory).real
-    lengths = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (value, unbound)]
-    scores = jnp.sum(value * unbound, axis=-1, keepdims=True) / (lengths[0] * lengths[1] + EPSILON)
+    lengths = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (unbound, value)]
+    scores = jnp.sum(unbound * value, axis=-1, keepdims=True) / (lengths[0] * lengths[1] + EPSILON)
     return (jax.nn.softmax(scores, axis=-3) * value).astype(dtype)
 
 
