@@ -17,9 +17,11 @@ except ModuleNotFoundError:
     print("lra: the arena is not installed; pip install 'hrrformer[lra]' brings it.", file=sys.stderr)
     sys.exit(2)
 
+from lra_tasks.bench_cli import BENCHES, Bench
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import Interrupted, UsageError, unknown_name
 from lra_tasks.presets import PRESETS, preset
+from lra_tasks.tables import print_table
 from lra_tasks.tasks import ARENA, TASKS, get_task
 
 Positional = tyro.conf.Positional
@@ -360,48 +362,6 @@ class Show:
             print(self.png)
 
 
-@dataclasses.dataclass
-class Bench:
-    """Measure how fast data come and are made, against the training step."""
-
-    what: Annotated[Positional[Literal["data"]], tyro.conf.arg(metavar="data")]
-    """data: pipeline and generators."""
-    tasks: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="TASK")] = ()
-    """Names of tasks; all if not given."""
-    mixer: str = "hrr"
-    """Name of the mixer, or package.module:Class."""
-    preset: Literal["smoke", "quick", "small", "lra", "paper"] = "small"
-    """Where length, batch size and model come from."""
-    steps: int = 30
-    """Training steps measured for each task."""
-    seconds: float = 30.0
-    """Time for them, their compilation left out; two are measured in any case."""
-    json: Path | None = None
-    """Write all numbers, and the environment, to this file too."""
-    data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
-
-    def run(self) -> None:
-        from lra_tasks.benchmark import bench_data
-        from lra_tasks.files import write_json
-        from lra_tasks.progress import Progress
-
-        with Progress() as progress:
-            result = bench_data(
-                self.tasks or tuple(TASKS),
-                preset_name=self.preset,
-                mixer=self.mixer,
-                steps=self.steps,
-                seconds=self.seconds,
-                data_dir=self.data_dir,
-                progress=progress,
-            )
-        print_rates(result)
-        if self.json is not None:
-            write_json(self.json, result)
-            print(f"\nWritten to {self.json}")
-
-
 COMMANDS: dict[str, type[Any]] = {
     "list": ListTasks,
     "prepare": Prepare,
@@ -468,6 +428,8 @@ def _parse(arguments: list[str]) -> Any:
     name, *rest = arguments
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
+    if name == "bench":
+        return _parse_bench(rest)
     default: Any = None
     if name in ("train", "compare"):
         task, chosen = _task_and_preset(rest)
@@ -478,6 +440,27 @@ def _parse(arguments: list[str]) -> Any:
         prog=f"lra {name}",
         args=rest,
         default=default,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def _parse_bench(arguments: list[str]) -> Any:
+    """Returns one of `BENCHES`, or None where help was all that was asked for."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: lra bench WHAT ...\n\n{Bench.__doc__}\n")
+        for name, bench in BENCHES.items():
+            print(f"  {name:<10}{(bench.__doc__ or '').splitlines()[0]}")
+        print("\nMore on one: lra bench WHAT --help")
+        return None
+    if not arguments:
+        raise UsageError(f"lra bench needs to know what to measure: {', '.join(BENCHES)}.")
+    name, *rest = arguments
+    if name not in BENCHES:
+        raise unknown_name("benchmark", name, BENCHES)
+    return tyro.cli(
+        BENCHES[name],
+        prog=f"lra bench {name}",
+        args=rest,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
 
@@ -519,63 +502,6 @@ def _state(outcome: Any) -> str:
 
 def _counts(numbers: Any) -> str:
     return " / ".join(f"{number:,}" for number in numbers)
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
-    """Prints a plain table that fits the terminal; with `numbers`, all columns but the first to the right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for number, title in enumerate(header):
-        table.add_column(title, justify="right" if numbers and number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def print_rates(result: dict[str, Any]) -> None:
-    """Prints what `lra_tasks.benchmark.bench_data` measured."""
-    from rich.console import Console
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-    console = Console(highlight=False)  # breaks lines between words
-    rates = result["tasks"]
-    if rates:
-        print_table(
-            ("task", "tokens", "data", "cold", "step", "waiting"),
-            [
-                (
-                    rate["task"],
-                    f"{rate['length']:,}",
-                    number(rate["data"]),
-                    number(rate["cold"]),
-                    number(rate["step"]),
-                    "-" if rate["waiting"] is None else f"{rate['waiting']:.1f} %",
-                )
-                for rate in rates
-            ],
-            numbers=True,
-        )
-        console.print(
-            "\nData, and cold (not in the system's memory yet), are the pipeline's examples/s by itself;"
-            " step, the training step's. Waiting is the share of a training loop's time that goes into the"
-            " next batch."
-        )
-    for name, note in {rate["task"]: rate["note"] for rate in rates if rate["note"]}.items():
-        console.print(f"{name}: {note}", markup=False)
-    for name, note in result["not_prepared"].items():
-        console.print(f"{name}: {note}", markup=False)
-    print()
-    print_table(
-        ("generated on one core", "examples/s"),
-        [(name, number(rate)) for name, rate in result["generation"].items()],
-        numbers=True,
-    )
 
 
 def print_report(result: Any, out_dir: Path) -> None:

@@ -9,8 +9,8 @@ import arena
 import pytest
 
 from lra_tasks import benchmark
+from lra_tasks.bench_cli import print_rates
 from lra_tasks.benchmark import bench_data, data_rates, generation_rates, pipeline_rates
-from lra_tasks.cli import print_rates
 from lra_tasks.errors import UsageError
 from lra_tasks.presets import preset
 from lra_tasks.tasks import get_task

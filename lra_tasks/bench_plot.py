@@ -1,0 +1,191 @@
+"""Pictures of costs against length: logarithmic axes, a colour a contestant, names at the ends of lines."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lra_tasks.files import writing
+from lra_tasks.reporting import COLOURS
+from lra_tasks.tables import short
+
+ENDS = {"memory": "then out of memory", "slow": "then too slow", "refused": ""}
+LINE_HEIGHT = 16  # points between two names
+TIMES = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (1e3, "s"))
+SIZES = ((1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One contestant's costs: T → value, the exponent fitted to them, and why they end."""
+
+    values: Mapping[int, float]
+    power: float | None
+    end: str = ""
+
+
+def plot_attention(result: dict[str, Any], path: Path) -> None:
+    """Draws time and temporary memory of forward and backward against T, a row of panels for each level.
+
+    Args:
+      result: of `lra_tasks.bench_attention.bench_attention`.
+      path: of the PNG.
+
+    Raises:
+      UsageError: if the file cannot be written.
+    """
+    settings = result["settings"]
+    panels = []
+    for level in settings["levels"]:
+        rows = [r for r in result["rows"] if (r["level"], r["direction"]) == (level, "both")]
+        what = "a layer with its four projections" if level == "layer" else "attention alone"
+        panels.append((what, rows, result["exponents"][level]["both"]))
+    title = (
+        f"Forward and backward: D = {settings['width']}, {settings['num_heads']} heads,"
+        f" batch {settings['batch_size']}, {settings['dtype']}, {result['environment']['devices'][0]}"
+    )
+    _figure(panels, "contestant", title, path)
+
+
+def plot_train(result: dict[str, Any], path: Path) -> None:
+    """Draws time and temporary memory of a training step against T.
+
+    Args:
+      result: of `lra_tasks.bench_train.bench_train`.
+      path: of the PNG.
+
+    Raises:
+      UsageError: if the file cannot be written.
+    """
+    settings = result["settings"]
+    title = (
+        f"One training step of {settings['batch_size']} examples, preset {settings['preset']},"
+        f" {result['environment']['devices'][0]}"
+    )
+    _figure([("the whole model", result["rows"], result["exponents"])], "mixer", title, path)
+
+
+def _figure(
+    panels: Sequence[tuple[str, Sequence[dict[str, Any]], Mapping[str, Any]]],
+    name: str,
+    title: str,
+    path: Path,
+) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure  # without pyplot: a notebook keeps its own backend
+
+    style: Any = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#E6E6E6",
+        "font.size": 11,
+        "axes.titlesize": 13,
+        "axes.titlelocation": "left",
+    }
+    names = list(dict.fromkeys(row[name] for _, rows, _ in panels for row in rows))
+    colours = dict(zip(names, COLOURS * len(names), strict=False))
+    with matplotlib.rc_context(style), writing(path):
+        figure = Figure(figsize=(13, 0.6 + 4.6 * len(panels)), layout="constrained")
+        grid = figure.subplots(len(panels), 2, squeeze=False)
+        for (what, rows, powers), (time, memory) in zip(panels, grid, strict=True):
+            for axes, quantity, word, units in (
+                (time, "seconds", "Time", TIMES),
+                (memory, "temp_bytes", "Temporary memory", SIZES),
+            ):
+                lines = {
+                    each: _line([row for row in rows if row[name] == each], quantity, powers)
+                    for each in dict.fromkeys(row[name] for row in rows)
+                }
+                axes.set_title(f"{word} of {what}")
+                _draw(axes, lines, colours, lambda value, _, units=units: _with_unit(value, units))
+        figure.suptitle(title, x=0.01, ha="left")
+        figure.savefig(path, dpi=130, metadata={"Software": None})
+
+
+def _line(rows: Sequence[dict[str, Any]], quantity: str, powers: Mapping[str, Any]) -> Line:
+    name = rows[0].get("contestant") or rows[0]["mixer"]
+    values = {row["length"]: row[quantity] for row in rows if row[quantity]}
+    missing = [row["missing"] for row in rows if row["missing"] and not row[quantity]]
+    return Line(values, powers[name][quantity], ENDS[missing[0]] if missing else "")
+
+
+def _draw(
+    axes: Any, lines: Mapping[str, Line], colours: Mapping[str, str], formatter: Callable[[float, Any], str]
+) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    lengths = sorted({length for line in lines.values() for length in line.values})
+    if not lengths:
+        axes.text(0.5, 0.5, "nothing was measured", ha="center", transform=axes.transAxes)
+        return
+    for name, line in lines.items():
+        axes.plot(
+            line.values.keys(), line.values.values(), "o-", color=colours[name], linewidth=2, markersize=4
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlim(lengths[0] / 1.1, lengths[-1] * (lengths[-1] / lengths[0]) ** 0.42 * 1.3)
+    axes.set_xticks(lengths, [short(length) for length in lengths])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(10, numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(formatter))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("T, tokens")
+    _name_lines(axes, lines, colours)
+
+
+def _name_lines(axes: Any, lines: Mapping[str, Line], colours: Mapping[str, str]) -> None:
+    """Writes each name beside the last point of its line; names of lines that end together stand apart."""
+    axes.figure.draw_without_rendering()  # the layout decides how far apart values are
+    scale = 72 / axes.figure.dpi
+
+    def height(value: float) -> float:
+        return scale * axes.transData.transform((1, value))[1]
+
+    ends = {name: max(line.values) for name, line in lines.items() if line.values}
+    for end in set(ends.values()):
+        group = sorted((height(lines[n].values[end]), n) for n, last in ends.items() if last == end)
+        places = spread([at for at, _ in group], LINE_HEIGHT)
+        for (at, name), place in zip(group, places, strict=True):
+            line = lines[name]
+            power = "" if line.power is None else f"  T^{line.power:.2f}"
+            axes.annotate(
+                f"{name}{power}" + (f", {line.end}" if line.end else ""),
+                (end, line.values[end]),
+                (12, place - at),
+                textcoords="offset points",
+                va="center",
+                color=colours[name],
+                fontsize=12,
+                fontweight="bold",
+                annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.8, "shrinkB": 3},
+            )
+
+
+def spread(heights: Sequence[float], apart: float) -> list[float]:
+    """Returns ascending heights moved as little as may be, so that neighbours are `apart` at least.
+
+    >>> spread([0.0, 1.0, 50.0], 10.0)
+    [-4.5, 5.5, 50.0]
+    """
+    groups: list[list[float]] = []  # neighbours that touch, moved as one
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _places(groups[-1], apart)[0] - _places(groups[-2], apart)[-1] < apart:
+            last = groups.pop()
+            groups[-1].extend(last)
+    return [place for group in groups for place in _places(group, apart)]
+
+
+def _places(group: Sequence[float], apart: float) -> list[float]:
+    middle = sum(group) / len(group)
+    return [middle + apart * (number - (len(group) - 1) / 2) for number in range(len(group))]
+
+
+def _with_unit(value: float, units: Sequence[tuple[float, str]]) -> str:
+    """Writes 0.01 s as 10 ms."""
+    size, unit = next((each for each in reversed(units) if value >= 0.999 * each[0]), units[0])
+    size = 1.0 if unit == "s" else size
+    return f"{value / size:,.4g} {unit}"

@@ -1,0 +1,250 @@
+"""`lra bench train`: what a training step of the whole model costs against the length of the sequence."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lra_tasks import costing
+from lra_tasks.config import Config
+from lra_tasks.costing import Missing
+from lra_tasks.errors import UsageError
+from lra_tasks.metrics import environment
+from lra_tasks.mixers import get_mixer
+from lra_tasks.peak import Killed, run_apart
+from lra_tasks.presets import preset
+from lra_tasks.program import Program, free_bytes, memory_bytes
+from lra_tasks.progress import Progress, Silent
+from lra_tasks.tasks import get_task
+
+TASK = "text"
+REFERENCE = "none"  # the mixer that times are put in proportion to
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What is measured: the arena's efficiency protocol is 32 examples of 1,000 to 4,000 bytes.
+
+    Attributes:
+      mixers: names, or package.module:Class.
+      lengths: values of T.
+      batch_size: examples of a step.
+      preset: of the task Text, where the model comes from.
+      repeats: rounds at most, a step of each mixer a round.
+      seconds: time for a length's rounds, of which three are made in any case; and the longest step made.
+      seed: of parameters, tokens and the order within each round.
+    """
+
+    mixers: tuple[str, ...] = ("hrr", "softmax", "none")
+    lengths: tuple[int, ...] = (1024, 2048, 4096)
+    batch_size: int = 32
+    preset: str = "quick"
+    repeats: int = 10
+    seconds: float = 30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--batch-size", self.batch_size),
+            ("--repeats", self.repeats),
+            *(("--lengths", length) for length in self.lengths),
+        ):
+            if value < 1:
+                raise UsageError(f"{flag} must be at least 1; got {value}.")
+        if not self.seconds > 0:
+            raise UsageError(f"--seconds must be positive; got {self.seconds:g}.")
+        for flag, values in (("--lengths", self.lengths), ("--mixers", self.mixers)):
+            if not values:
+                raise UsageError(f"{flag} must name at least one; got none.")
+
+    def config(self, mixer: str, length: int) -> Config:
+        """Returns the run whose step is measured."""
+        settings = dataclasses.replace(preset(TASK, self.preset), length=length, batch_size=self.batch_size)
+        return Config(task=TASK, mixer=mixer, seed=self.seed, **vars(settings))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """What a training step with one mixer costs at one length.
+
+    Attributes:
+      mixer, length: what it is of.
+      temp_bytes: of the compiled step on one device, beside arguments and results.
+      total_bytes: with them: parameters, optimiser, batch.
+      seconds: of a step, the median over the rounds; None where it was not run.
+      quartiles: the first and the third.
+      rounds: that they are of.
+      steps_per_second, examples_per_second: from the median step.
+      ratio: the median over the rounds of its time over that of the mixer none; None without it.
+      missing: why there is no time: "memory" or "slow"; empty where there is one.
+      note: the same in words.
+    """
+
+    mixer: str
+    length: int
+    temp_bytes: int
+    total_bytes: int
+    seconds: float | None = None
+    quartiles: tuple[float, float] | None = None
+    rounds: int = 0
+    steps_per_second: float | None = None
+    examples_per_second: float | None = None
+    ratio: float | None = None
+    missing: str = ""
+    note: str = ""
+
+
+def bench_train(settings: TrainSettings | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Measures training steps of the whole model against T, for several mixers, on random bytes.
+
+    Args:
+      settings: what is measured; the defaults if not given.
+      progress: shows what is under way; None for silence.
+
+    Returns:
+      What JSON can hold: "settings", "rows" (a `StepCost` each), "exponents" (mixer → {"seconds": p,
+      "temp_bytes": p}, as T^p) and "environment".
+
+    Raises:
+      UsageError: as `lra_tasks.program.Program`, and for an unknown mixer or preset.
+    """
+    progress = progress or Silent()
+    settings = settings or TrainSettings()
+    for mixer in settings.mixers:
+        get_mixer(mixer)
+    rows: list[StepCost] = []
+    for length in sorted(settings.lengths):
+        earlier = {
+            mixer: {row.length: row.seconds for row in rows if row.mixer == mixer and row.seconds is not None}
+            for mixer in settings.mixers
+        }
+        rows += _at_length(length, earlier, settings, progress)
+    return {
+        "settings": dataclasses.asdict(settings),
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "exponents": exponents(rows),
+        "environment": environment(),
+    }
+
+
+def exponents(rows: Sequence[StepCost]) -> dict[str, dict[str, float | None]]:
+    """Returns mixer → the exponents p of time and memory, as T^p; see `lra_tasks.costing.exponent`."""
+    result: dict[str, dict[str, float | None]] = {}
+    for mixer in dict.fromkeys(row.mixer for row in rows):
+        same = [row for row in rows if row.mixer == mixer]
+        result[mixer] = {
+            quantity: costing.exponent(
+                {row.length: value for row in same if (value := getattr(row, quantity))}
+            )
+            for quantity in ("seconds", "temp_bytes")
+        }
+    return result
+
+
+def random_batch(config: Config, vocab_size: int) -> dict[str, np.ndarray]:
+    """Returns a batch of full length whose tokens (B, T) and labels (B,) are drawn from the run's seed."""
+    draw = np.random.default_rng(config.seed)
+    shape = (config.batch_size, config.length)
+    return {
+        "tokens": draw.integers(1, vocab_size, shape, np.int32),
+        "mask": np.ones(shape, bool),
+        "label": draw.integers(0, 2, config.batch_size, np.int32),
+    }
+
+
+def _stepper(program: Program, compiled: jax.stages.Compiled, config: Config) -> Callable[[], Any]:
+    """Returns a call that does the next training step and returns its measurements."""
+    held = [program.init()]
+    batch = program.shard(random_batch(config, get_task(TASK).vocab_size))
+
+    def step() -> Any:
+        state, measured = compiled(held.pop(), batch)
+        held.append(state)
+        return measured
+
+    return step
+
+
+def _at_length(
+    length: int, earlier: dict[str, dict[int, float]], settings: TrainSettings, progress: Progress
+) -> list[StepCost]:
+    rows: dict[str, StepCost] = {}
+    calls: dict[str, Callable[[], Any]] = {}
+    free = free_bytes()
+    for mixer in settings.mixers:
+        progress.show(f"T = {length:,}: compiling {mixer}", len(rows), len(settings.mixers))
+        config = settings.config(mixer, length)
+        program = Program(config, get_task(TASK))
+        compiled = program.compile(jax.eval_shape(program.init))
+        total, temporary = memory_bytes(compiled)
+        rows[mixer] = StepCost(mixer=mixer, length=length, temp_bytes=temporary, total_bytes=total)
+        expected = costing.expected_seconds(earlier[mixer], length)
+        reason = costing.reason_not_to_run(total, free, expected, settings.seconds)
+        if reason is None:
+            calls[mixer] = _stepper(program, compiled, config)
+        else:
+            rows[mixer] = _without_time(rows[mixer], reason)
+    times, lost = costing.measure(
+        calls,
+        repeats=settings.repeats,
+        seconds=settings.seconds,
+        seed=settings.seed,
+        show=lambda done, total: progress.show(f"T = {length:,}: training", done, total),
+    )
+    for mixer, reason in lost.items():
+        rows[mixer] = _without_time(rows[mixer], reason)
+    for mixer, taken in times.items():
+        first, median, third = costing.quartiles(taken)
+        rows[mixer] = dataclasses.replace(
+            rows[mixer],
+            seconds=median,
+            quartiles=(first, third),
+            rounds=len(taken),
+            steps_per_second=1 / median,
+            examples_per_second=settings.batch_size / median,
+            ratio=costing.median_ratio(taken, times[REFERENCE]) if REFERENCE in times else None,
+        )
+    return list(rows.values())
+
+
+def _without_time(row: StepCost, reason: Missing) -> StepCost:
+    return dataclasses.replace(row, missing=reason.kind, note=reason.why)
+
+
+def measure_apart(settings: TrainSettings, *, progress: Progress) -> dict[str, Any]:
+    """Runs a training step of one mixer at one length in a process of its own.
+
+    Returns:
+      "mixer", "length", "width", "seconds", "total_bytes", "peak_rss_bytes" (all that the process ever held)
+      and "missing" and "note" as in `StepCost`.
+    """
+    (mixer,), (length,) = settings.mixers, settings.lengths
+    progress.show(f"{mixer}, T = {length:,}: a training step in a process of its own")
+    row: dict[str, Any] = {"mixer": mixer, "length": length, "seconds": None, "total_bytes": None}
+    row |= {"width": settings.config(mixer, length).model.width, "peak_rss_bytes": None}
+    row |= {"missing": "", "note": ""}
+    arguments = {"settings": dataclasses.asdict(settings)}
+    try:
+        result, peak = run_apart("lra_tasks.bench_train:one_step", arguments)
+    except Killed as error:
+        return row | {"missing": "memory", "note": str(error)}
+    return row | result | {"peak_rss_bytes": peak}
+
+
+def one_step(settings: dict[str, Any]) -> dict[str, Any]:
+    """Compiles and runs two training steps, of which the second is timed. For `measure_apart`."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    chosen = TrainSettings(**fields)
+    (mixer,), (length,) = chosen.mixers, chosen.lengths
+    config = chosen.config(mixer, length)
+    program = Program(config, get_task(TASK))
+    compiled = program.compile(jax.eval_shape(program.init))
+    total, _ = memory_bytes(compiled)
+    reason = costing.reason_not_to_run(total, free_bytes(), None, chosen.seconds)
+    if reason is not None:
+        return {"total_bytes": total, "missing": reason.kind, "note": reason.why}
+    step = _stepper(program, compiled, config)
+    costing.timed(step)
+    return {"total_bytes": total, "seconds": costing.timed(step)}

@@ -1,0 +1,169 @@
+"""The attention layers that `lra bench attention` sets against each other, as plain functions.
+
+Letters in shapes: B batch, T length, D width, N heads, H = D / N. A contestant is a function of query, key
+and value, each (B, T, N, H), to an output of that shape. At the level "core" it stands alone; at "layer"
+between four D × D projections without biases, as the paper's layer has them:
+
+    y = o W_o,    o = contestant(x W_q, x W_k, x W_v),    x and y (B, T, D).
+
+"forward" computes y (or o). "both", forward and backward, computes the loss ⟨y, c⟩ with a random cotangent c
+and its gradient with respect to all inputs: parameters and x, or query, key and value.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from hrrformer import hrr_attention
+from hrrformer.spectral import IMPLEMENTATIONS
+from lra_tasks.errors import unknown_name
+
+Contestant: TypeAlias = Callable[[Array, Array, Array], Array]
+LEVELS = ("layer", "core")
+PASSES = ("forward", "both")
+REFERENCE = {"layer": "projections", "core": "authors"}  # what times are put in proportion to
+EPSILON = 1e-8  # of the authors' cosine
+
+
+def authors(
+    query: Float[Array, "B T N H"], key: Float[Array, "B T N H"], value: Float[Array, "B T N H"]
+) -> Float[Array, "B T N H"]:
+    """HRR attention the way its authors compute it, differentiated automatically.
+
+    Full complex FFTs, the involution as conj F(q), a cosine with an epsilon, a softmax over T. What their
+    code does beyond that is left out, in their favour: it brings every token's binding and involution back
+    from the spectrum, which nearly doubles the FFTs, and it transposes heads before tokens. Of the layer's
+    forward and backward, D = 512, this form holds 14.1 T·D floats of temporaries on CPU.
+
+    Source: the formulation published with Alam et al., ICML 2023; this code is new.
+    """
+    dtype = value.dtype
+    query, key, value = (x.astype(jnp.promote_types(dtype, jnp.float32)) for x in (query, key, value))
+    memory = jnp.sum(jnp.fft.fft(key) * jnp.fft.fft(value), axis=-3, keepdims=True)
+    unbound = jnp.fft.ifft(jnp.conj(jnp.fft.fft(query)) * memory).real
+    lengths = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (unbound, value)]
+    scores = jnp.sum(unbound * value, axis=-1, keepdims=True) / (lengths[0] * lengths[1] + EPSILON)
+    return (jax.nn.softmax(scores, axis=-3) * value).astype(dtype)
+
+
+def projections(query: Array, key: Array, value: Array) -> Array:
+    """q (k + v): no attention, only what keeps the projections around it and their gradients alive.
+
+    Of the elementwise stand-ins it takes the least memory: for T = 4,096, D = 512 on CPU the layer holds
+    2.0 T·D floats of temporaries forward and 5.0 forward and backward, against 6.0 for q + k + v (whose three
+    gradients are one and the same) and q (k - v), 10.0 for q k v. It is also the fastest: k and v have the
+    same gradient, so XLA computes the parameters' gradient x^T dk once for both, 22 T·D² FLOPs in place of
+    the 24 of a layer; q (k - v), which needs all 24, took 1.1 times its time. A ratio to it is a little too
+    strict, never too kind.
+    """
+    return query * (key + value)
+
+
+def softmax(query: Array, key: Array, value: Array) -> Array:
+    """Quadratic attention, `jax.nn.dot_product_attention` by XLA: all T × T weights in memory."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+
+
+def softmax_cudnn(query: Array, key: Array, value: Array) -> Array:
+    """Quadratic attention by cuDNN's fused kernel, which keeps no T × T weights: GPU only, in bfloat16."""
+    inputs = (x.astype(jnp.bfloat16) for x in (query, key, value))
+    return jax.nn.dot_product_attention(*inputs, implementation="cudnn").astype(value.dtype)
+
+
+OTHERS: dict[str, Contestant] = {
+    "authors": authors,
+    "softmax": softmax,
+    "softmax-cudnn": softmax_cudnn,
+    "projections": projections,
+}
+
+
+def known() -> tuple[str, ...]:
+    """Returns the names of all contestants: "hrr", which chooses its implementation, one for each, others."""
+    return ("hrr", *(f"hrr-{name}" for name in IMPLEMENTATIONS), *OTHERS)
+
+
+def default_names() -> tuple[str, ...]:
+    """Returns the names measured if none are given: each implementation, and what this platform runs."""
+    others = [name for name in OTHERS if name != "softmax-cudnn" or jax.default_backend() == "gpu"]
+    return (*(f"hrr-{name}" for name in IMPLEMENTATIONS), *others)
+
+
+def contestant(name: str) -> Contestant:
+    """Returns the function of that name.
+
+    Raises:
+      UsageError: for a name that is none of `known()`.
+    """
+    if name not in known():
+        raise unknown_name("contestant", name, known())
+    if name in OTHERS:
+        return OTHERS[name]
+    implementation: Any = name.removeprefix("hrr").removeprefix("-") or None
+    return functools.partial(hrr_attention, implementation=implementation)
+
+
+def at_level(level: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names that make sense at a level: without projections, "projections" would be nothing."""
+    return tuple(name for name in names if level == "layer" or name != "projections")
+
+
+def program(level: str, direction: str, attend: Contestant, num_heads: int) -> Callable[..., Any]:
+    """Returns the function to compile: of `inputs`, and for "both" of the cotangent after them.
+
+    Args:
+      level: "layer" or "core".
+      direction: "forward" or "both".
+      attend: the contestant.
+      num_heads: N.
+    """
+
+    def layer(parameters: dict[str, Array], x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        heads = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
+        query, key, value = ((x @ parameters[name]).reshape(heads) for name in ("query", "key", "value"))
+        return attend(query, key, value).reshape(x.shape) @ parameters["out"]
+
+    function: Callable[..., Array] = layer if level == "layer" else attend
+    if direction == "forward":
+        return function
+
+    def loss(*arguments: Any) -> Array:
+        *given, cotangent = arguments
+        return jnp.vdot(function(*given), cotangent, preferred_element_type=jnp.float32)
+
+    return jax.value_and_grad(loss, argnums=(0, 1) if level == "layer" else (0, 1, 2))
+
+
+def inputs(
+    level: str, direction: str, *, batch_size: int, length: int, width: int, num_heads: int, dtype: DTypeLike
+) -> tuple[Any, ...]:
+    """Returns the shapes and dtypes of a program's arguments, as `jax.ShapeDtypeStruct`s."""
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    if level == "layer":
+        given: tuple[Any, ...] = (
+            {name: array(width, width) for name in ("query", "key", "value", "out")},
+            array(batch_size, length, width),
+        )
+    else:
+        given = (array(batch_size, length, num_heads, width // num_heads),) * 3
+    return given if direction == "forward" else (*given, given[-1])
+
+
+def draw(shapes: Any, seed: int) -> Any:
+    """Returns random normal arrays of these shapes, square matrices with variance 1 / D."""
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+
+    def one(key: Array, leaf: jax.ShapeDtypeStruct) -> Array:
+        scale = leaf.shape[0] ** -0.5 if len(leaf.shape) == 2 else 1.0
+        return jax.random.normal(key, leaf.shape, leaf.dtype) * jnp.asarray(scale, leaf.dtype)
+
+    return jax.tree.unflatten(tree, [one(*pair) for pair in zip(keys, leaves, strict=True)])

@@ -1,0 +1,444 @@
+"""`lra bench attention` and `lra bench train`: what they count, say and draw; never how fast a machine is."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import re
+import time
+
+import arena
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from experiments.attention_cost import TARGETS, verdicts
+from hrrformer.spectral import IMPLEMENTATIONS
+from lra_tasks import bench_attention as bench
+from lra_tasks import bench_train as steps
+from lra_tasks import contestants, costing, floors, peak
+from lra_tasks.bench_attention import AttentionSettings, bench_attention
+from lra_tasks.bench_cli import num_bytes, print_attention, print_train
+from lra_tasks.bench_plot import plot_attention, plot_train, spread
+from lra_tasks.bench_train import TrainSettings, bench_train
+from lra_tasks.errors import UsageError
+
+PNG = b"\x89PNG"
+TINY = AttentionSettings(lengths=(16, 32), width=16, num_heads=2, batch_size=2, repeats=3, seconds=60.0)
+MIXERS = ("hrr", "none")
+NAMES = (*(f"hrr-{name}" for name in IMPLEMENTATIONS), "authors", "softmax", "projections")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Measures the machine no longer than it must."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(floors, "COPIED", 64)
+        patch.setattr(floors, "SIDE", 8)
+        patch.setattr(bench, "SHORTEST", 16)
+        yield
+
+
+@pytest.fixture(scope="module")
+def result(small):
+    return bench_attention(TINY)
+
+
+@pytest.fixture(scope="module")
+def longest(small):
+    settings = dataclasses.replace(TINY, levels=("core",), contestants=("authors", "softmax"), repeats=1)
+    return bench_attention(settings, memory=100_000)["longest"]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return bench_train(
+        TrainSettings(mixers=MIXERS, lengths=(16, 32), batch_size=4, preset="smoke", repeats=3)
+    )
+
+
+def rows(result, **wanted):
+    return [row for row in result["rows"] if all(row[name] == value for name, value in wanted.items())]
+
+
+# The contestants
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 2, 8), (2, 7, 3, 5)])
+def test_the_authors_formulation_is_the_layer(shape):
+    query, key, value = np.random.default_rng(0).standard_normal((3, *shape))
+    expected, _ = oracle.hrr_attention(query, key, value)
+    found = contestants.authors(*(jnp.asarray(x, jnp.float32) for x in (query, key, value)))
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+
+
+def test_the_authors_gradient_is_the_layer_s():
+    query, key, value, cotangent = np.random.default_rng(1).standard_normal((4, 1, 5, 2, 8))
+    expected = oracle.gradients(query, key, value, cotangent, np.zeros((1, 2, 5)))
+    both = contestants.program("core", "both", contestants.authors, 2)
+    _, found = both(*(jnp.asarray(x, jnp.float32) for x in (query, key, value, cotangent)))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_every_implementation_stands_for_itself():
+    assert set(NAMES) <= set(contestants.known())
+    assert set(contestants.default_names()) >= set(NAMES)
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 1, 6, 2, 8))
+    for name in ("hrr", "hrr-fft", "hrr-dft"):
+        found = contestants.contestant(name)(query, key, value)
+        np.testing.assert_allclose(found, contestants.authors(query, key, value), rtol=1e-4, atol=1e-6)
+
+
+def test_projections_hold_what_they_are_said_to():
+    """2.0 and 5.0 T·D floats, as the reference figures have it; the authors' formulation 14.1."""
+    found = {}
+    for name in ("projections", "authors"):
+        for direction in contestants.PASSES:
+            compiled = bench._compile("layer", direction, name, 4096, AttentionSettings())
+            found[name, direction] = costing.counts(compiled).temp_bytes / (4 * 4096 * 512)
+    assert found["projections", "forward"] == pytest.approx(2.0, abs=0.05)
+    assert found["projections", "both"] == pytest.approx(5.0, abs=0.05)
+    assert found["authors", "both"] == pytest.approx(14.1, abs=0.1)
+
+
+def test_the_floor_is_its_formula():
+    size = 1000 * 64
+    assert floors.floor_counts("core", "forward", 1000, 64, 16) == (3 * 2.5 * 4 * size, 5 * size)
+    flops, numbers = floors.floor_counts("layer", "both", 1000, 64, 16)
+    assert flops == 6 * 2.5 * 4 * size + 24 * size * 64
+    assert numbers == 29 * size + 12 * 64**2
+    rates = {"flops_per_second": 10.0, "bytes_per_second": 100.0}
+    assert floors.floor_seconds(50.0, 25.0, 4, rates) == 5.0
+    assert floors.floor_seconds(5.0, 100.0, 4, rates) == 4.0
+
+
+# Costs
+
+
+def test_exponents_of_power_laws():
+    assert costing.exponent({t: 3e-9 * t**2 for t in (256, 512, 1024)}) == pytest.approx(2.0)
+    # At the shorter lengths fixed costs hide the law.
+    points = {t: 1.0 if t < 1024 else t / 1024 for t in (128, 256, 512, 1024, 2048, 4096, 8192)}
+    assert costing.exponent(points) == pytest.approx(1.0)
+    assert costing.exponent({1024: 1.0}) is None
+    assert costing.exponent({}) is None
+
+
+def test_times_to_expect():
+    assert costing.expected_seconds({}, 64) is None
+    assert costing.expected_seconds({16: 1.0}, 64) == pytest.approx(4.0)
+    assert costing.expected_seconds({16: 1.0, 32: 4.0}, 64) == pytest.approx(16.0)
+    assert costing.expected_seconds({16: 1.0, 32: 1.0}, 64) == pytest.approx(2.0)  # as T at least
+
+
+def test_a_loop_is_counted_once():
+    shape = jax.ShapeDtypeStruct((9, 8, 8), jnp.float32)
+    looped = jax.jit(lambda x: jax.lax.map(lambda matrix: matrix @ matrix, x)).lower(shape).compile()
+    assert "loop" in costing.counts(looped).uncounted
+    plain = jax.jit(lambda x: x + 1.0).lower(shape).compile()
+    counts = costing.counts(plain)
+    assert (counts.uncounted, counts.total_bytes) == ("", 2 * 9 * 8 * 8 * 4 + counts.temp_bytes)
+
+
+def test_rounds_are_shuffled_and_end(monkeypatch):
+    now, order = [0.0], []
+
+    def call(name, took):
+        order.append(name)
+        now[0] += took
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    calls = {name: functools.partial(call, name, took) for name, took in (("a", 1.0), ("b", 2.0), ("c", 9.0))}
+    times, lost = costing.measure(calls, repeats=50, seconds=8.0, seed=0)
+    assert times == {"a": [1.0] * 3, "b": [2.0] * 3}  # three rounds in any case
+    assert lost["c"].kind == "slow"
+    assert order[:3] == ["a", "b", "c"]
+    again = list(order)
+    order.clear()
+    costing.measure(calls, repeats=50, seconds=8.0, seed=0)
+    assert order == again
+    order.clear()
+    times, _ = costing.measure(calls, repeats=50, seconds=30.0, seed=0)
+    assert [len(taken) for taken in times.values()] == [3] * 3
+    assert len({tuple(order[start : start + 3]) for start in range(3, 12, 3)}) > 1
+
+
+def test_out_of_memory_is_no_crash():
+    def exhausted():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    times, lost = costing.measure({"a": lambda: 0, "b": exhausted}, repeats=1, seconds=9.0, seed=0)
+    assert len(times["a"]) == 1
+    assert lost == {"b": costing.Missing("memory", "ran out of memory")}
+
+    def broken():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        costing.measure({"a": broken}, repeats=1, seconds=9.0, seed=0)
+
+
+# `lra bench attention`
+
+
+def test_there_is_a_row_for_everything(result):
+    assert json.loads(json.dumps(result)) == json.loads(json.dumps(result, allow_nan=False))
+    keys = [(r["level"], r["direction"], r["length"], r["contestant"]) for r in result["rows"]]
+    assert len(set(keys)) == len(keys) == 2 * 2 * (len(NAMES) + len(NAMES) - 1)
+    assert not [key for key in keys if key[0] == "core" and key[3] == "projections"]
+    for row in rows(result, missing=""):
+        assert row["seconds"] > 0
+        assert row["quartiles"][0] <= row["seconds"] <= row["quartiles"][1]
+        assert (row["rounds"], row["note"]) == (3, "")
+        assert row["temp_bytes"] == row["temp_floats"] * 4 * 2 * row["length"] * 16
+        assert row["floor_share"] == pytest.approx(100 * row["floor_seconds"] / row["seconds"])
+    for level, reference in contestants.REFERENCE.items():
+        assert all(row["ratio"] == 1.0 for row in rows(result, level=level, contestant=reference))
+    assert {"devices", "versions"} <= result["environment"].keys()
+    assert result["exponents"]["layer"]["both"].keys() == set(NAMES)
+
+
+def test_the_longest_length_that_fits(longest):
+    authors, softmax = longest
+    assert (authors["contestant"], softmax["contestant"], authors["level"]) == ("authors", "softmax", "core")
+    assert softmax["length"] < authors["length"]
+    for row in longest:
+        step = (1 << (row["length"].bit_length() - 1)) // 8
+        compiled = bench._compile("core", "both", row["contestant"], row["length"] + step, TINY)
+        assert row["total_bytes"] <= 100_000 < costing.counts(compiled).total_bytes
+    none = bench.longest_length("core", "authors", 9, TINY, bench.Silent())
+    assert (none["length"], none["total_bytes"]) == (None, None)
+
+
+def test_what_does_not_fit_is_a_row(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench, "free_bytes", lambda: 100_000)
+    result = bench_attention(
+        AttentionSettings(
+            levels=("layer",),
+            contestants=("softmax", "projections"),
+            lengths=(16, 64, 128),
+            width=16,
+            num_heads=2,
+            repeats=1,
+            seconds=60.0,
+        )
+    )
+    (lost,) = rows(result, contestant="softmax", direction="both", length=128)
+    assert (lost["missing"], lost["seconds"], lost["ratio"]) == ("memory", None, None)
+    assert re.fullmatch(r"needs \S+ GB of memory, \S+ are free", lost["note"])
+    assert lost["temp_bytes"] > 100_000
+    assert all(row["seconds"] for row in rows(result, contestant="projections"))
+    print_attention(result)
+    assert re.search(r"softmax, forward \+ backward, T = \d+: needs", capsys.readouterr().out)
+    plot_attention(result, tmp_path / "costs.png")
+    assert (tmp_path / "costs.png").read_bytes().startswith(PNG)
+
+
+def test_what_would_take_too_long_is_a_row(monkeypatch):
+    monkeypatch.setattr(costing, "expected_seconds", lambda points, length: 99.0 if points else None)
+    settings = AttentionSettings(levels=("core",), contestants=("authors",), lengths=(8, 16), repeats=1)
+    first, *_, last = bench_attention(settings)["rows"]
+    assert first["missing"] == ""
+    assert (last["missing"], last["note"]) == (
+        "slow",
+        "would take about 99 s a call, more than --seconds 30",
+    )
+
+
+def test_what_does_not_compile_is_a_row(monkeypatch):
+    def refuse(query, key, value):
+        raise NotImplementedError("no such machine here\nand more")
+
+    monkeypatch.setitem(contestants.OTHERS, "softmax", refuse)
+    settings = AttentionSettings(levels=("core",), contestants=("softmax",), lengths=(8,), repeats=1)
+    for row in bench_attention(settings)["rows"]:
+        assert (row["missing"], row["note"]) == ("refused", "does not compile here: no such machine here")
+        assert row["temp_bytes"] is None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_numbers(dtype):
+    settings = AttentionSettings(
+        contestants=("hrr", "authors"), lengths=(8,), width=8, num_heads=1, dtype=dtype, repeats=1
+    )
+    assert {row["missing"] for row in bench_attention(settings)["rows"]} == {""}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"width": 0}, "--width must be at least 1; got 0"),
+        ({"num_heads": 3}, "--heads must divide --width, 512; got 3"),
+        ({"lengths": ()}, "--lengths must name at least one length"),
+        ({"lengths": (8, -1)}, "--lengths must be at least 1; got -1"),
+        ({"seconds": 0.0}, "--seconds must be positive; got 0"),
+        ({"dtype": "int8"}, "--dtype must be one of float32, .*; got 'int8'"),
+        ({"levels": ("cor",)}, "--level must be one of layer, core; got 'cor'"),
+        ({"contestants": ("autors",)}, "There is no contestant 'autors'. Did you mean 'authors'"),
+    ],
+)
+def test_settings_that_are_refused(fields, words):
+    with pytest.raises(UsageError, match=words):
+        AttentionSettings(**fields)
+
+
+@pytest.mark.parametrize(("text", "size"), [("24GiB", 24 * 2**30), ("1.5 GB", 1_500_000_000), ("9kB", 9000)])
+def test_sizes(text, size):
+    assert num_bytes(text) == size
+    with pytest.raises(UsageError, match="--memory is '24'; expected a number with GiB"):
+        num_bytes("24")
+
+
+def test_tables_fit(result, longest, trained, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    wide = [
+        dict(row, length=row["length"] << (3 * n), seconds=12345.6, ratio=1027.0, temp_floats=1027.0)
+        for row in result["rows"]
+        for n in range(6)
+    ]
+    print_attention(result | {"rows": wide, "longest": longest})
+    print_train(trained)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out
+    for words in ("layer, forward + backward: milliseconds", "Longest T", "Training steps per second"):
+        assert words in out
+
+
+def test_pictures(result, trained, tmp_path):
+    plot_attention(result, tmp_path / "attention.png")
+    plot_train(trained, tmp_path / "train.png")
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().startswith(PNG)
+    with pytest.raises(UsageError, match="cannot be written"):
+        plot_train(trained, tmp_path / "nowhere" / "train.png")
+
+
+def test_names_stand_apart():
+    places = spread([0.0, 1.0, 2.0, 30.0, 31.0], 10.0)
+    assert places == sorted(places)
+    assert min(b - a for a, b in itertools.pairwise(places)) >= 10.0 - 1e-9
+    assert spread([0.0, 100.0], 10.0) == [0.0, 100.0]
+
+
+# Processes of their own
+
+
+def test_a_process_of_its_own():
+    settings = AttentionSettings(contestants=("hrr",), lengths=(16,), width=8, num_heads=1)
+    row = bench.measure_apart("hrr", settings, progress=bench.Silent())
+    assert (row["contestant"], row["length"], row["width"], row["missing"]) == ("hrr", 16, 8, "")
+    assert row["seconds"] > 0
+    assert row["peak_rss_bytes"] > row["total_bytes"] > 0
+
+
+def test_a_process_that_fails():
+    with pytest.raises(RuntimeError, match="AttributeError"):
+        peak.run_apart("os:nothing", {})
+    with pytest.raises(peak.Killed, match="SIGABRT"):
+        peak.run_apart("os:abort", {})
+
+
+# `lra bench train`
+
+
+def test_steps_are_measured(trained):
+    assert json.loads(json.dumps(trained))["rows"]
+    assert [(row["length"], row["mixer"]) for row in trained["rows"]] == [
+        (length, mixer) for length in (16, 32) for mixer in MIXERS
+    ]
+    for row in trained["rows"]:
+        assert row["steps_per_second"] == pytest.approx(1 / row["seconds"])
+        assert row["examples_per_second"] == pytest.approx(4 / row["seconds"])
+        assert row["total_bytes"] > row["temp_bytes"] > 0
+    assert all(row["ratio"] == 1.0 for row in trained["rows"] if row["mixer"] == "none")
+    assert trained["exponents"].keys() == set(MIXERS)
+
+
+def test_a_step_that_does_not_fit_is_a_row(monkeypatch):
+    monkeypatch.setattr(steps, "free_bytes", lambda: 1000)
+    settings = TrainSettings(mixers=("none",), lengths=(16,), batch_size=4, preset="smoke")
+    (row,) = bench_train(settings)["rows"]
+    assert (row["missing"], row["seconds"]) == ("memory", None)
+    assert row["total_bytes"] > 1000
+
+
+def test_training_settings_that_are_refused():
+    for fields, words in (
+        ({"batch_size": 0}, "--batch-size must be at least 1; got 0"),
+        ({"mixers": ()}, "--mixers must name at least one"),
+        ({"seconds": -1.0}, "--seconds must be positive; got -1"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            TrainSettings(**fields)
+    with pytest.raises(UsageError, match="There is no mixer 'hr'"):
+        bench_train(TrainSettings(mixers=("hr",)))
+
+
+# The commands and the experiment
+
+
+def test_the_commands(tmp_path):
+    shared = ("--repeats", "1", "--json", "a.json", "--plot", "a.png")
+    sizes = ("--lengths", "8", "16", "--width", "8", "--heads", "1", "--level", "core")
+    result = arena.lra(
+        "bench", "attention", "--contestants", "hrr", *sizes, *shared, cwd=tmp_path, env={"COLUMNS": "80"}
+    )
+    assert result.returncode == 0, result.stderr
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert json.loads((tmp_path / "a.json").read_text())["settings"]["contestants"] == ["hrr"]
+    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+    assert "Written to a.json" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "what to measure: data, attention, train"),
+        (("atention",), "'attention'"),
+        (("attention", "--contestants", "sofmax"), "'softmax'"),
+        (("attention", "--memory", "lots"), "--memory is 'lots'"),
+        (("attention", "--million", "--plot", "a.png"), "--plot"),
+        (("train", "--mixers", "hr"), "'hrr'"),
+    ],
+)
+def test_the_commands_refuse(arguments, words):
+    result = arena.lra("bench", *arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("what", ["data", "attention", "train"])
+def test_help(what):
+    result = arena.lra("bench", what, "--help", env={"COLUMNS": "60"})
+    assert result.returncode == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_verdicts():
+    def row(level, direction, length, floats, ratio):
+        return {
+            "contestant": "hrr",
+            "level": level,
+            "direction": direction,
+            "length": length,
+            "temp_floats": floats,
+            "ratio": ratio,
+        }
+
+    measured = [
+        row("layer", "both", 1024, 6.0, 3.0),
+        row("layer", "both", 4096, 7.1, 1.4),
+        row("layer", "forward", 4096, 2.5, 1.0),
+        row("core", "both", 4096, 5.0, None),
+    ]
+    apart = [{"peak_rss_bytes": 2**34, "seconds": 1.0}, {"peak_rss_bytes": 2**33, "seconds": 1.0}]
+    found = verdicts(measured, apart)
+    assert [line["met"] for line in found] == [False, True, True, False, True]
+    assert [line["measured"] for line in found] == [7.1, 2.5, 1.4, None, 16.0]
+    assert len(found) == len(TARGETS) + 1
+    assert verdicts([], [])[-1]["met"] is False
