@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from hrrformer.attention import hrr_attention
+from hrrformer.attention import AxisName, hrr_attention, hrr_attention_step
+from hrrformer.causal import CausalState
 
 
 def attention_fn(
@@ -42,15 +43,18 @@ def attention_fn(
       dtype: dtype of the inputs after promotion; None takes the promoted dtype of the three.
       module: the Flax module (linen or nnx) into which the weights (*B, N, T), after dropout, are sown as
         `attention_weights`; None for none.
-      is_causal: must be False.
-      **variant: `inverse`, `implementation`, `rescale`, `temperature` and `output` of `hrr_attention`.
+      is_causal: tokens attend to themselves and to what came before.
+      **variant: `inverse`, `implementation`, `rescale`, `temperature`, `output` and `axis_name` of
+        `hrr_attention`.
 
     Returns:
       (*B, T, N, H) in the promoted dtype.
 
     Raises:
-      ValueError: for a bias, a causal call, a dropout rate outside [0, 1), or dropout without a key;
-        and as `hrr_attention`.
+      ValueError: for a bias, a dropout rate outside [0, 1), or dropout without a key; and as `hrr_attention`.
+
+    Flax's layers keep a cache of keys and values while decoding and then ask for more queries than there are
+    keys, or fewer, which is refused: decode with the layers of this package.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -60,15 +64,53 @@ def attention_fn(
     """
     if bias is not None:
         raise ValueError("bias must be None: HRR attention has no (T, T) scores to which it could be added.")
-    if is_causal:
-        raise ValueError("is_causal must be False: this attention reads the whole sequence at once.")
+    out, _ = attend(
+        query,
+        key,
+        value,
+        None,
+        mask=mask,
+        broadcast_dropout=broadcast_dropout,
+        dropout_rng=dropout_rng,
+        dropout_rate=dropout_rate,
+        deterministic=deterministic,
+        dtype=dtype,
+        precision=precision,
+        module=module,
+        is_causal=is_causal,
+        **variant,
+    )
+    return out
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    state: CausalState | None,
+    *,
+    broadcast_dropout: bool,
+    dropout_rng: PRNGKeyArray | None,
+    dropout_rate: float,
+    deterministic: bool,
+    dtype: DTypeLike | None,
+    module: Any,
+    is_causal: bool,
+    axis_name: AxisName | None = None,
+    **variant: Any,
+) -> tuple[Float[Array, "*B T N H"], CausalState | None]:
+    """`attention_fn`, or, given the state of a sequence, its next tokens and the state after them."""
     if not 0.0 <= dropout_rate < 1.0:
         raise ValueError(f"dropout_rate must be at least 0 and less than 1; got {dropout_rate}.")
     dtype = dtype or jnp.result_type(query, key, value)
     query, key, value = (x.astype(dtype) for x in (query, key, value))
-    out, weights = hrr_attention(
-        query, key, value, mask=mask, precision=precision, return_weights=True, **variant
-    )
+    if state is None:
+        variant.update(is_causal=is_causal, axis_name=axis_name)
+        out, weights = hrr_attention(query, key, value, return_weights=True, **variant)
+    else:
+        if axis_name is not None:
+            raise ValueError("axis_name must be None while decoding: a token is on one device.")
+        out, weights, state = hrr_attention_step(query, key, value, state, **variant)
     if dropout_rate > 0.0 and not deterministic:
         if dropout_rng is None:
             raise ValueError("dropout_rng must be a random key while dropout is active; got None.")
@@ -80,7 +122,7 @@ def attention_fn(
         out = out * jnp.swapaxes(factor, -1, -2)[..., None].astype(out.dtype)
     if module is not None:
         _sow(module, weights)
-    return out
+    return out, state
 
 
 def _sow(module: Any, weights: Float[Array, "*B N T"]) -> None:

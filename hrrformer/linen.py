@@ -9,8 +9,10 @@ from flax.linen.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from hrrformer.adapter import attention_fn
-from hrrformer.spectral import Implementation
+from hrrformer.adapter import attend
+from hrrformer.attention import AxisName
+from hrrformer.causal import CausalState, init_causal_state
+from hrrformer.spectral import Implementation, accumulation_dtype
 
 
 class HRRAttention(nn.Module):
@@ -27,7 +29,7 @@ class HRRAttention(nn.Module):
       num_heads: N, a divisor of `qkv_features`.
       qkv_features: N·H, over all heads; None means the input's last axis.
       out_features: size of the output's last axis; None means the input's.
-      inverse, implementation, rescale, output: as in `hrrformer.hrr_attention`.
+      inverse, implementation, rescale, output, axis_name: as in `hrrformer.hrr_attention`.
       temperature: initial (or, without `learn_temperature`, constant) temperature of the softmax.
       learn_temperature: add a parameter `log_temperature` (N,), one for each head.
       dtype: dtype of the computation; None infers it from input and parameters.
@@ -40,7 +42,9 @@ class HRRAttention(nn.Module):
         the others.
       use_bias: whether the four projections have biases.
       normalize_qk: layer-normalise queries and keys over H (parameters `query_ln`, `key_ln`).
-      decode: must be False.
+      decode: go on with the sequences in the collection `cache` at every call. It is made by `init`, with as
+        many sequences as the inputs have, and holds H + 1 numbers a head and a count for each, whatever their
+        length: `cached_memory` (*B, N, H), `cached_log_normalizer` (*B, N), `cached_num_tokens` (*B,).
 
     Source: Alam et al., ICML 2023. See `hrrformer.hrr_attention` for the formula and the differences.
 
@@ -75,6 +79,7 @@ class HRRAttention(nn.Module):
     temperature: float = 1.0
     learn_temperature: bool = False
     output: Literal["weighted", "unbound"] = "weighted"
+    axis_name: AxisName | None = None
 
     @nn.compact
     def __call__(
@@ -87,6 +92,7 @@ class HRRAttention(nn.Module):
         deterministic: bool | None = None,
         dropout_rng: PRNGKeyArray | None = None,
         sow_weights: bool = False,
+        is_causal: bool = False,
     ) -> Float[Array, "*B T O"]:
         """Applies holographic attention.
 
@@ -98,13 +104,14 @@ class HRRAttention(nn.Module):
           deterministic: no dropout; needed here or as an attribute if `dropout_rate` is not 0.
           dropout_rng: key for dropout, in place of the `dropout` collection's.
           sow_weights: sow the weights (*B, N, T) as `attention_weights` into `intermediates`.
+          is_causal: tokens attend to themselves and to what came before; while decoding they always do.
 
         Returns:
           (*B, T, out_features).
 
         Raises:
           ValueError: if `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, for a
-            temperature of 0 or less, for `decode=True`; and as `hrrformer.hrr_attention`.
+            temperature of 0 or less; and as `hrrformer.hrr_attention`.
         """
         if inputs_k is None and inputs_v is not None:
             raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
@@ -116,8 +123,6 @@ class HRRAttention(nn.Module):
             raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {self.num_heads}.")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive; got {self.temperature}.")
-        if self.decode:
-            raise ValueError("decode must be False: this attention reads a whole sequence at once.")
         if self.dropout_rate > 0.0:
             deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
             if not deterministic and dropout_rng is None:
@@ -149,11 +154,23 @@ class HRRAttention(nn.Module):
         if self.learn_temperature:
             start = nn.initializers.constant(jnp.log(self.temperature))
             temperature = jnp.exp(self.param("log_temperature", start, (self.num_heads,), self.param_dtype))
-        x = attention_fn(
+        state, cache = None, []
+        if self.decode:
+            # `init` makes the cache and reads nothing into it, as Flax's own layer does.
+            started = self.has_variable("cache", "cached_memory")
+            *batch, _, heads, size = query.shape
+            start = init_causal_state(tuple(batch), heads, size, accumulation_dtype(query.dtype))
+            cache = [
+                self.variable("cache", f"cached_{name}", lambda x=x: x) for name, x in start._asdict().items()
+            ]
+            state = CausalState(*(variable.value for variable in cache)) if started else None
+        x, after = attend(
             query,
             key,
             value,
+            state,
             mask=mask,
+            is_causal=is_causal or self.decode,
             broadcast_dropout=self.broadcast_dropout,
             dropout_rng=dropout_rng,
             dropout_rate=self.dropout_rate,
@@ -166,7 +183,11 @@ class HRRAttention(nn.Module):
             rescale=self.rescale,
             temperature=temperature,
             output=self.output,
+            axis_name=self.axis_name,
         )
+        if after is not None:
+            for variable, part in zip(cache, after, strict=True):
+                variable.value = part
         return linear(
             self.out_features or features,
             axis=(-2, -1),

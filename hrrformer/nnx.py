@@ -11,7 +11,9 @@ from flax.nnx.nn.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Bool, Float
 
-from hrrformer.adapter import attention_fn
+from hrrformer.adapter import attend
+from hrrformer.attention import AxisName
+from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.spectral import Implementation
 
 default_bias_init = nnx.initializers.zeros_init()
@@ -32,7 +34,7 @@ class HRRAttention(nnx.Module):
       in_features: size D of the input's last axis.
       qkv_features: N·H, over all heads; None means `in_features`.
       out_features: size of the output's last axis; None means `in_features`.
-      inverse, implementation, rescale, output: as in `hrrformer.hrr_attention`.
+      inverse, implementation, rescale, output, axis_name: as in `hrrformer.hrr_attention`.
       temperature: initial (or, without `learn_temperature`, constant) temperature of the softmax.
       learn_temperature: add a parameter `log_temperature` (N,), one for each head.
       dtype: dtype of the computation; None infers it from input and parameters.
@@ -45,15 +47,15 @@ class HRRAttention(nnx.Module):
         the others.
       use_bias: whether the four projections have biases.
       normalize_qk: layer-normalise queries and keys over H (parameters `query_ln`, `key_ln`).
-      decode: must be None or False.
+      decode: go on with the sequences in the cache at every call, see `init_cache`; may also be given at the
+        call, which then takes precedence.
       rngs: keys for the parameters, and for dropout if it is used.
       keep_rngs: keep a fork of the dropout stream in the layer; otherwise pass `rngs` at each call.
       kernel_metadata, bias_metadata, out_kernel_metadata, out_bias_metadata: metadata of the parameters,
         such as `{"out_sharding": (None, "model", None)}`.
 
     Raises:
-      ValueError: if `num_heads` does not divide `qkv_features`, for a temperature of 0 or less, or for
-        `decode=True`.
+      ValueError: if `num_heads` does not divide `qkv_features`, or for a temperature of 0 or less.
 
     Source: Alam et al., ICML 2023. See `hrrformer.hrr_attention` for the formula and the differences.
 
@@ -79,6 +81,7 @@ class HRRAttention(nnx.Module):
         temperature: float = 1.0,
         learn_temperature: bool = False,
         output: Literal["weighted", "unbound"] = "weighted",
+        axis_name: AxisName | None = None,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         broadcast_dropout: bool = True,
@@ -102,8 +105,6 @@ class HRRAttention(nnx.Module):
         qkv_features = in_features if qkv_features is None else qkv_features
         if num_heads < 1 or qkv_features % num_heads:
             raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {num_heads}.")
-        if decode:
-            raise ValueError("decode must be None or False: this attention reads a whole sequence at once.")
         if not temperature > 0:
             raise ValueError(f"temperature must be positive; got {temperature}.")
         head_dim = qkv_features // num_heads
@@ -121,6 +122,9 @@ class HRRAttention(nnx.Module):
         self.implementation = implementation
         self.rescale = rescale
         self.output = output
+        self.axis_name = axis_name
+        self.decode = decode
+        self.head_dim = head_dim
         linear = functools.partial(
             nnx.LinearGeneral,
             use_bias=use_bias,
@@ -158,6 +162,9 @@ class HRRAttention(nnx.Module):
         if learn_temperature:
             self.log_temperature = nnx.Param(jnp.full((num_heads,), jnp.log(temperature), param_dtype))
         self.rngs = rngs.dropout.fork() if keep_rngs and dropout_rate > 0 else None
+        self.cached_memory: nnx.Cache[Array] | None = nnx.data(None)
+        self.cached_log_normalizer: nnx.Cache[Array] | None = nnx.data(None)
+        self.cached_num_tokens: nnx.Cache[Array] | None = nnx.data(None)
 
     def __call__(
         self,
@@ -170,6 +177,7 @@ class HRRAttention(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         sow_weights: bool = False,
         decode: bool | None = None,
+        is_causal: bool = False,
     ) -> Float[Array, "*B T O"]:
         """Applies holographic attention.
 
@@ -182,14 +190,16 @@ class HRRAttention(nnx.Module):
           rngs: keys for dropout, in place of the layer's own.
           sow_weights: sow the weights (*B, N, T) as the `nnx.Intermediate` `attention_weights`, which
             `nnx.capture(layer, nnx.Intermediate)` collects.
-          decode: must be None or False.
+          decode: the inputs are the next token, or the next few, of the sequences in the cache, which is
+            brought up to date.
+          is_causal: tokens attend to themselves and to what came before; while decoding they always do.
 
         Returns:
           (*B, T, out_features).
 
         Raises:
-          ValueError: for a wrong last axis, `inputs_v` without `inputs_k`, `decode=True`, dropout without
-            keys or without a decision on it; and as `hrrformer.hrr_attention`.
+          ValueError: for a wrong last axis, `inputs_v` without `inputs_k`, decoding without a cache, dropout
+            without keys or without a decision on it; and as `hrrformer.hrr_attention`.
         """
         if inputs_k is None and inputs_v is not None:
             raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
@@ -199,8 +209,7 @@ class HRRAttention(nnx.Module):
             raise ValueError(
                 f"inputs_q must have {self.in_features} features (in_features); got shape {inputs_q.shape}."
             )
-        if decode:
-            raise ValueError("decode must be None or False: this attention reads a whole sequence at once.")
+        state = self._cached() if (self.decode if decode is None else decode) else None
         dropout_rng = None
         if self.dropout_rate > 0.0:
             deterministic = self.deterministic if deterministic is None else deterministic
@@ -215,23 +224,84 @@ class HRRAttention(nnx.Module):
         if self.normalize_qk:
             query, key = self.query_ln(query), self.key_ln(key)
         temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else self.temperature
-        return self.out(
-            attention_fn(
-                query,
-                key,
-                value,
-                mask=mask,
-                broadcast_dropout=self.broadcast_dropout,
-                dropout_rng=dropout_rng,
-                dropout_rate=self.dropout_rate,
-                deterministic=dropout_rng is None,
-                dtype=self.dtype,
-                precision=self.precision,
-                module=self if sow_weights else None,
-                inverse=self.inverse,
-                implementation=self.implementation,
-                rescale=self.rescale,
-                temperature=temperature,
-                output=self.output,
-            )
+        mixed, state = attend(
+            query,
+            key,
+            value,
+            state,
+            mask=mask,
+            is_causal=is_causal,
+            broadcast_dropout=self.broadcast_dropout,
+            dropout_rng=dropout_rng,
+            dropout_rate=self.dropout_rate,
+            deterministic=dropout_rng is None,
+            dtype=self.dtype,
+            precision=self.precision,
+            module=self if sow_weights else None,
+            inverse=self.inverse,
+            implementation=self.implementation,
+            rescale=self.rescale,
+            temperature=temperature,
+            output=self.output,
+            axis_name=self.axis_name,
         )
+        if state is not None:
+            self._cache(state)
+        return self.out(mixed)
+
+    def init_cache(self, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> None:
+        """Makes the cache of sequences of which nothing has been read yet; call it before decoding.
+
+        The cache holds, for each sequence, H + 1 numbers a head and a count, whatever its length: the
+        `nnx.Cache` variables `cached_memory` (*B, N, H), `cached_log_normalizer` (*B, N) and
+        `cached_num_tokens` (*B,).
+
+        Args:
+          input_shape: (*B, T, D) of inputs; only *B matters.
+          dtype: float32, or float64 for computation in that type.
+
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from hrrformer.nnx import HRRAttention
+        >>> layer = HRRAttention(num_heads=4, in_features=32, decode=True, rngs=nnx.Rngs(0))
+        >>> layer.init_cache((2, 1, 32))
+        >>> layer(jnp.ones((2, 1, 32))).shape, layer(jnp.ones((2, 3, 32))).shape
+        ((2, 1, 32), (2, 3, 32))
+        """
+        self._cache(init_causal_state(input_shape[:-2], self.num_heads, self.head_dim, dtype))
+
+    def set_view(
+        self,
+        deterministic: bool | None = None,
+        decode: bool | None = None,
+        batch_size: int | tuple[int, ...] | None = None,
+    ) -> None:
+        """What `nnx.view` sets.
+
+        Args:
+          deterministic: no dropout.
+          decode: go on with the sequences in the cache at every call.
+          batch_size: *B of a cache to be made anew.
+        """
+        self.deterministic = self.deterministic if deterministic is None else deterministic
+        self.decode = self.decode if decode is None else decode
+        if batch_size is not None:
+            batch = (batch_size,) if isinstance(batch_size, int) else batch_size
+            self.init_cache((*batch, 1, self.in_features))
+
+    def _cached(self) -> CausalState:
+        cached = (self.cached_memory, self.cached_log_normalizer, self.cached_num_tokens)
+        if cached[0] is None or cached[1] is None or cached[2] is None:
+            raise ValueError("init_cache must be called before decoding; there is no cache yet.")
+        return CausalState(cached[0][...], cached[1][...], cached[2][...])
+
+    def _cache(self, state: CausalState) -> None:
+        """Writes the state into the cache's variables, or makes them."""
+        if self.cached_memory is None or self.cached_memory.shape != state.memory.shape:
+            self.cached_memory = nnx.Cache(state.memory)
+            self.cached_log_normalizer = nnx.Cache(state.log_normalizer)
+            self.cached_num_tokens = nnx.Cache(state.num_tokens)
+        else:
+            self.cached_memory[...] = state.memory
+            self.cached_log_normalizer[...] = state.log_normalizer  # type: ignore[index]
+            self.cached_num_tokens[...] = state.num_tokens  # type: ignore[index]
