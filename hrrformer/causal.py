@@ -155,29 +155,26 @@ def _softmax(
     temperature: Float[Array, "*#B 1 #N"] | None,
     log_normalizer: Float[Array, "*B N"],
 ) -> tuple[Float[Array, "*B N T"], Float[Array, "*B N"]]:
-    """Returns exp(s_t) / Σ_{s≤t} exp(s_s) over the valid tokens, s = a / τ, and log Σ exp(s) over all.
+    """Returns exp(a_t / τ) / Σ_{s≤t} exp(a_s / τ) over the valid tokens, and log Σ exp(a / τ) over all.
 
-    A prefix is summed as a pair, (largest s, sum of exp(s - largest)), so that no exponential overflows.
+    A prefix is summed as a pair, (largest a, sum of exp((a - largest) / τ)), so that nothing overflows.
     """
-    if temperature is not None:
-        scores = scores / jnp.swapaxes(temperature, -1, -2)
-    shown = jnp.where(valid, scores, NEVER)
-    none_before = jnp.isneginf(log_normalizer)
-    largest = jnp.where(none_before, NEVER, log_normalizer)[..., None]
-    total = jnp.where(none_before, 0.0, 1.0).astype(scores.dtype)[..., None]
+    tau = jnp.ones((), scores.dtype) if temperature is None else jnp.swapaxes(temperature, -1, -2)
+    tau = jnp.broadcast_to(tau, (*scores.shape[:-1], 1))
 
     def join(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         peak = jax.lax.stop_gradient(jnp.maximum(left[0], right[0]))
-        return peak, left[1] * jnp.exp(left[0] - peak) + right[1] * jnp.exp(right[0] - peak)
+        first, second = (total * jnp.exp((largest - peak) / tau) for largest, total in (left, right))
+        return peak, first + second
 
-    largest = jnp.concatenate([largest, shown], axis=-1)
-    total = jnp.concatenate([total, jnp.broadcast_to(valid, scores.shape).astype(scores.dtype)], axis=-1)
-    peak, total = jax.lax.associative_scan(join, (largest, total), axis=-1)
+    started = jnp.logical_not(jnp.isneginf(log_normalizer))[..., None]
+    before = jnp.where(started, log_normalizer[..., None] * tau, NEVER)
+    largest = jnp.concatenate([before, jnp.where(valid, scores, NEVER)], axis=-1)
+    counted = jnp.concatenate([started, jnp.broadcast_to(valid, scores.shape)], axis=-1)
+    peak, total = jax.lax.associative_scan(join, (largest, counted.astype(scores.dtype)), axis=-1)
     peak, total = peak[..., 1:], total[..., 1:]
     some = total > 0.0
     safe = jnp.where(some, total, 1.0)
-    below = jnp.where(valid, scores - peak, 0.0)
-    below = below - jax.lax.stop_gradient(jnp.maximum(below, 0.0))  # a score computed twice, an ulp apart
-    weights = jnp.where(valid, jnp.exp(below) / safe, 0.0)
-    after = jnp.where(some, peak + jnp.log(safe), -jnp.inf)
+    weights = jnp.where(valid, jnp.exp(jnp.where(valid, scores - peak, 0.0) / tau) / safe, 0.0)
+    after = jnp.where(some, peak / tau + jnp.log(safe), -jnp.inf)
     return weights, after[..., -1]

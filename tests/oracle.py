@@ -69,25 +69,37 @@ def cosine(x, y):
     return np.where(singular, 0.0, np.sum(x * y, axis=-1) / np.sqrt(np.where(singular, 1.0, squares)))
 
 
+def _sums(x, axis, is_causal):
+    """For each index of the axis the sum up to it, or, of no direction, the sum over all."""
+    total, sums = 0.0, []
+    for part in np.moveaxis(x, axis, 0):
+        total = total + part
+        sums.append(total)
+    return np.moveaxis(np.stack(sums if is_causal else [total] * len(sums)), 0, axis)
+
+
 def hrr_attention(
-    query, key, value, mask=None, inverse="approximate", rescale=False, temperature=1.0, output="weighted"
+    query,
+    key,
+    value,
+    mask=None,
+    inverse="approximate",
+    rescale=False,
+    temperature=1.0,
+    output="weighted",
+    is_causal=False,
 ):
     """(output (..., T, N, H), weights (..., N, T)); the mask has shape (..., T)."""
     cue = {"approximate": involution, "exact": globals()["inverse"]}[inverse](query)
-    length = query.shape[-3]
     mask = np.ones(query.shape[:-2], bool) if mask is None else np.broadcast_to(mask, query.shape[:-2])
     bound = bind(key, value)
-    memory = 0.0
-    for t in range(length):
-        memory = memory + np.where(mask[..., t, None, None], bound[..., t, :, :], 0.0)
-    unbound = bind(cue, memory[..., None, :, :])
+    memory = _sums(np.where(mask[..., None, None], bound, 0.0), -3, is_causal)
+    unbound = bind(cue, memory)
     scores = cosine(value, unbound) / temperature
     exponentials = np.where(mask[..., None], np.exp(scores - scores.real.max()), 0.0)
-    total = 0.0
-    for t in range(length):
-        total = total + exponentials[..., t, :]
-    count = mask.sum(axis=-1)[..., None, None]
-    weights = exponentials / np.where(count > 0, total[..., None, :], 1.0)
+    total = _sums(exponentials, -2, is_causal)
+    count = _sums(mask.astype(int), -1, is_causal)[..., None]
+    weights = exponentials / np.where(count > 0, total, 1.0)
     if rescale:
         weights = weights * count
     if output == "weighted":
