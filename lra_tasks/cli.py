@@ -244,11 +244,18 @@ class Train:
         if self.distributed:
             processes.initialize(self.coordinator, self.num_processes, self.process_id)
         elif (self.coordinator, self.num_processes, self.process_id) != (None, None, None):
-            raise UsageError("--coordinator, --num-processes and --process-id are for --distributed; give it.")
-        with Progress() as progress:
-            summary = train(config, run_dir, data_dir=self.data_dir, progress=progress)
-        if not processes.is_first():
+            raise UsageError(
+                "--coordinator, --num-processes and --process-id are for --distributed; give it."
+            )
+        try:
+            with Progress() as progress:
+                summary = train(config, run_dir, data_dir=self.data_dir, progress=progress)
+        except Interrupted:
+            if processes.is_first():
+                raise
             return
+        if not processes.is_first():
+            return  # one says it for all
         print(
             f"{run_dir}: test accuracy {summary['test_accuracy']:.2f} %"
             f" (step {summary['best_step']:,}, the best of validation)"

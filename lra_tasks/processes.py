@@ -19,6 +19,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lra_tasks.errors import UsageError
 
+# How long a process that has ended waits for the others to end too: they do at once, unless it failed alone.
+SHUTDOWN_SECONDS = 30
+
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins this process to the others of its run; to be called before JAX is used for anything else.
@@ -47,7 +50,9 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     elif not 0 <= process_id < num_processes:
         raise UsageError(f"--process-id must be between 0 and {num_processes - 1}; got {process_id}.")
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, shutdown_timeout_seconds=SHUTDOWN_SECONDS
+        )
     except ValueError as error:
         raise UsageError(
             "JAX finds no cluster to take the processes of --distributed from (SLURM, Open MPI, Cloud TPU or"

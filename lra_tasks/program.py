@@ -176,9 +176,7 @@ class Program:
         size = self._config.batch_size
         total = len(source) if limit is None else min(limit, len(source))
         correct = loss = weight = 0.0
-        batches = data.evaluation_batches(
-            source, length=length, batch_size=size, limit=limit, rows=self.rows
-        )
+        batches = data.evaluation_batches(source, length=length, batch_size=size, limit=limit, rows=self.rows)
         for batch in batches:
             between()
             progress.show(message, round(weight), total)
