@@ -225,8 +225,8 @@ class Train:
     data_dir: Path | None = None
     """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
     distributed: bool = False
-    """Train one model by several processes, each started with this same command. On SLURM, Open MPI, Cloud TPU
-    and Kubernetes JAX finds them itself; elsewhere they are told by the three flags below."""
+    """Train one model by several processes, each started with this same command. On SLURM, Open MPI, Cloud
+    TPU and Kubernetes JAX finds them itself; elsewhere the three flags below tell."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Address of process 0, where a port is free."""
     num_processes: int | None = None

@@ -242,7 +242,7 @@ def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
 
 
 def free_bytes() -> int | None:
-    """Returns the memory a program may still take on this process's first device; None if that is not known."""
+    """Returns the memory a program may take on this process's first device; None if that is not known."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         try:

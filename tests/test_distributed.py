@@ -1,4 +1,4 @@
-"""One run over two processes of two devices each: the results of one process, stops, kills, refusals."""
+"""One run over two processes of two devices each: the results of one process, kills, requests, refusals."""
 
 import dataclasses
 import itertools
@@ -21,83 +21,7 @@ from lra_tasks.progress import Silent
 CONFIG = arena.CONFIG
 FLAGS = ("--preset", "smoke", "--num-steps", 11, "--eval-every", 5, "--save-every", 3, "--log-every", 4)
 FLAGS += ("--eval-examples", 16)
-
-
-@pytest.fixture(scope="session")
-def two(tmp_path_factory, smoke_data):
-    """The folder of a finished `lra train` by two processes; not to be changed."""
-
-    def make(folder):
-        def command(coordinator, number):
-            flags = (
-                "--distributed",
-                "--coordinator",
-                coordinator,
-                "--num-processes",
-                2,
-                "--process-id",
-                number,
-            )
-            places = ("--run-dir", folder / "run", "--data-dir", smoke_data)
-            return arena.command("train", "listops", *FLAGS, *places, *flags)
-
-        results = arena.wait_together(arena.start_together(command))
-        (folder / "results").write_text(json.dumps(results))
-
-    return arena.shared(tmp_path_factory, "two", make)
-
-
-# What a user's own script does, but for a signal before a step and for what is told of the batches.
-SCRIPT = """
-import json, os, signal, sys
-import jax
-from lra_tasks import data, training
-from lra_tasks.cli import exit_codes
-from lra_tasks.config import from_json
-
-coordinator, number, data_dir, runs, name, moment = sys.argv[1:]
-steps, sizes = 0, set()
-
-def anywhere(asked, anywhere=training.processes.anywhere):
-    global steps
-    steps += 1
-    if steps == int(moment):
-        os.kill(os.getpid(), getattr(signal, name))
-    return anywhere(asked)
-
-def collate(examples, length, collate=data._collate):
-    sizes.add(len(examples))
-    return collate(examples, length)
-
-training.processes.anywhere, data._collate = anywhere, collate
-jax.distributed.initialize(coordinator, 2, int(number))
-*refused, (run_dir, config) = json.loads(runs)
-for folder, wrong in refused:
-    try:
-        training.train(from_json(wrong), folder, data_dir=data_dir)
-    except ValueError as error:
-        print(error)
-with exit_codes():
-    summary = training.train(from_json(config), run_dir, data_dir=data_dir)
-    print(summary["test_loss"], *sizes)
-"""
-
-
-def train_by_two(data_dir, *runs, signals=("SIGTERM", 0, 0)):
-    """Trains by two processes that call `lra_tasks.train`; all but the last of the runs are to be refused.
-
-    Args:
-      runs: folder and configuration of each, or the configurations of both processes.
-      signals: a signal, and the steps, counted from 1, before which each process sends it itself; 0: never.
-    """
-    name, *moments = signals
-
-    def command(coordinator, number):
-        own = [(str(folder), to_json(configs[number % len(configs)])) for folder, *configs in runs]
-        arguments = (coordinator, number, data_dir, json.dumps(own), name, moments[number])
-        return (sys.executable, "-W", "error", "-c", SCRIPT, *arguments)
-
-    return arena.wait_together(arena.start_together(command))
+QUICK = dataclasses.replace(CONFIG, mixer="none")  # to compile
 
 
 def assert_close_run(first, second):
@@ -113,89 +37,36 @@ def assert_close_run(first, second):
     assert arena.summary(first)["test_loss"] == pytest.approx(arena.summary(second)["test_loss"], abs=1e-4)
 
 
-# The results are those of one process
+# The command
 
 
-def test_two_processes_give_what_one_gives(two, smoke_run):
-    (code, out, errors), other = json.loads((two / "results").read_text())
+def test_the_command_gives_what_one_process_gives(smoke_data, smoke_run, tmp_path):
+    def command(coordinator, number):
+        flags = ("--distributed", "--coordinator", coordinator, "--num-processes", 2, "--process-id", number)
+        return arena.command(
+            "train", "listops", *FLAGS, "--run-dir", tmp_path, "--data-dir", smoke_data, *flags
+        )
+
+    (code, out, errors), other = arena.wait_together(arena.start_together(command))
     assert code == 0, errors
-    assert f"{two / 'run'}: test accuracy" in out
+    assert re.fullmatch(rf"{tmp_path}: test accuracy .*\n", out)
     assert "validation accuracy" in errors
-    assert other == [0, "", ""]
-    assert_close_run(two / "run", smoke_run)
+    assert other == (0, "", "")  # one speaks for both
+    assert_close_run(tmp_path, smoke_run)
     for name in ("config.json", "data.json"):
-        assert (two / "run" / name).read_bytes() == (smoke_run / name).read_bytes()
-    environment = json.loads((two / "run" / "env.json").read_text())
+        assert (tmp_path / name).read_bytes() == (smoke_run / name).read_bytes()
+    environment = json.loads((tmp_path / "env.json").read_text())
     assert (environment["processes"], len(environment["devices"])) == (2, 4)
 
 
-def test_killed_they_end_the_same(two, smoke_data, tmp_path):
-    for code, _, errors in train_by_two(smoke_data, (tmp_path, CONFIG), signals=("SIGKILL", 8, 8)):
-        assert code == -signal.SIGKILL, errors
-    assert (tmp_path / "checkpoints" / "6").is_dir()
-    for code, out, errors in train_by_two(smoke_data, (tmp_path, CONFIG)):
-        assert code == 0, errors
-        loss, *sizes = out.split()
-        assert float(loss) == arena.summary(tmp_path)["test_loss"]  # the summary is that of the first
-        assert sizes == ["4"]  # rows read of the 8 of every batch
-    arena.assert_same_run(tmp_path, two / "run")
-
-
-@pytest.mark.parametrize("asked", [0, 1])
-def test_asked_on_one_process_both_save_and_stop(asked, smoke_data, smoke_run, tmp_path):
-    moments = (4, 0) if asked == 0 else (0, 4)
-    for code, _, errors in train_by_two(smoke_data, (tmp_path, CONFIG), signals=("SIGTERM", *moments)):
-        assert code == 0, errors
-        assert re.findall(r"Stopped at step (\d+), saved", errors) == ["4"]
-    assert (tmp_path / "checkpoints" / "4").is_dir()
-    assert not (tmp_path / "summary.json").exists()
-    train(CONFIG, tmp_path, data_dir=smoke_data)  # one process goes on with what two have saved
-    assert_close_run(tmp_path, smoke_run)
-
-
-def test_two_go_on_with_what_one_has_saved(smoke_data, smoke_run, tmp_path):
-    class Asking(Silent):
-        def show(self, message, done=0, total=0, note=""):
-            if message.endswith("training") and done == 6:
-                signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(Interrupted, match="Stopped at step 7"):
-        train(CONFIG, tmp_path, data_dir=smoke_data, progress=Asking())
-    for code, _, errors in train_by_two(smoke_data, (tmp_path, CONFIG)):
-        assert code == 0, errors
-    assert_close_run(tmp_path, smoke_run)
-
-
-# What goes wrong, goes wrong everywhere
-
-
-def test_what_is_refused_is_refused_by_both(smoke_data, two, tmp_path):
-    """One pair of processes tries everything: a refusal leaves them fit for the next run."""
-    fresh, taken = tmp_path / "fresh", tmp_path / "taken"
-    shutil.copytree(two / "run", taken)
-    (taken / "summary.json").unlink()
-    odd, other = dataclasses.replace(CONFIG, batch_size=6), dataclasses.replace(CONFIG, seed=1)
-    rates = dataclasses.replace(CONFIG.optimizer, learning_rate=1e30, warmup_steps=0, clip_norm=None)
-    wild = dataclasses.replace(CONFIG, mixer="none", optimizer=rates, save_every=1)
-    runs = ((fresh, odd), (fresh, CONFIG, other), (taken, other), (fresh, wild), (taken, CONFIG))
-    with locked(taken / ".lock", "free"):
-        results = train_by_two(smoke_data, *runs)
-    for number, (code, out, errors) in enumerate(results):
-        assert code == 2
-        of_folder = "" if number == 0 else "Process 0 cannot go on: "  # only that one looks at it
-        for text, expected in zip(
-            (*out.splitlines(), errors),
-            (
-                "--batch-size must be a multiple of the 4 devices; got 6.",
-                "Process 1 was given another configuration .*: seed: 0, 1. Give every process the same.",
-                f"{of_folder}{taken} holds a run of another configuration",
-                r"The loss of step 2 is .*training examples (\d+, ){7}\d+\.",
-                f"lra: {of_folder}{taken} is being trained by process {os.getpid()};",
-            ),
-            strict=True,
-        ):
-            assert re.match(expected, text)
-    assert (fresh / "checkpoints" / "1").is_dir()
+@pytest.mark.parametrize(
+    ("flags", "words"), [(("--process-id", 1), "are for --distributed"), (("--distributed",), "no cluster")]
+)
+def test_wrong_flags(flags, words, tmp_path):
+    result = arena.lra("train", "listops", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -213,14 +84,163 @@ def test_wrong_places_in_a_run(arguments, words):
         processes.initialize(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"), [(("--process-id", 1), "are for --distributed"), (("--distributed",), "no cluster")]
-)
-def test_wrong_flags(flags, words, tmp_path):
-    result = arena.lra("train", "listops", *flags, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert words in result.stderr
-    assert list(tmp_path.iterdir()) == []
+# From Python: a process joins the other one and calls `lra_tasks.train` for one run after the other. Before
+# a step of each it may send itself a signal. It prints how each call ended, then the rows it read of a batch.
+SCRIPT = """
+import json, os, signal, sys
+import jax
+from lra_tasks import Interrupted, UsageError, data, training
+from lra_tasks.config import from_json
+
+coordinator, number, data_dir, runs = sys.argv[1:]
+steps, sizes = 0, set()
+
+def anywhere(asked, anywhere=training.processes.anywhere):
+    global steps
+    steps += 1
+    if steps == moment:
+        os.kill(os.getpid(), getattr(signal, name))
+    return anywhere(asked)
+
+def collate(examples, length, collate=data._collate):
+    sizes.add(len(examples))
+    return collate(examples, length)
+
+training.processes.anywhere, data._collate = anywhere, collate
+jax.distributed.initialize(coordinator, 2, int(number))
+for run_dir, config, name, moment in json.loads(runs):
+    steps = 0
+    try:
+        print(training.train(from_json(config), run_dir, data_dir=data_dir)["test_loss"], flush=True)
+    except (Interrupted, UsageError) as error:
+        print(type(error).__name__, error)
+print(*sizes)
+"""
+
+
+def train_by_two(data_dir, *runs):
+    """Trains by two processes, run after run.
+
+    Args:
+      runs: for both processes folder, configuration, name of a signal and the step, counted from 1, before
+        which it comes, or 0; a pair instead of one value is what either process is given.
+
+    Returns:
+      For each process: exit code, lines of output, errors.
+    """
+
+    def command(coordinator, number):
+        own = [[each[number] if isinstance(each, tuple) else each for each in run] for run in runs]
+        texts = [(str(folder), to_json(config), *sent) for folder, config, *sent in own]
+        return (sys.executable, "-W", "error", "-c", SCRIPT, coordinator, number, data_dir, json.dumps(texts))
+
+    results = arena.wait_together(arena.start_together(command))
+    return [(code, out.splitlines(), errors) for code, out, errors in results]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, smoke_data):
+    """The folder of a finished run of `QUICK` by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    train(QUICK, folder, data_dir=smoke_data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, smoke_data):
+    """A folder of runs of `QUICK` by two processes, and what they said of each."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def ask(message, done):
+        if message.endswith("training") and done == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    for code, _, errors in train_by_two(smoke_data, (root / "killed", QUICK, "SIGKILL", 8)):
+        assert code == -signal.SIGKILL, errors
+    assert (root / "killed" / "checkpoints" / "6").is_dir()
+    asking = Silent()
+    asking.show = lambda message, done=0, total=0, note="": ask(message, done)
+    with pytest.raises(Interrupted, match="Stopped at step 7"):
+        train(QUICK, root / "begun alone", data_dir=smoke_data, progress=asking)
+    results = train_by_two(
+        smoke_data,
+        (root / "undisturbed", QUICK, "", 0),
+        (root / "killed", QUICK, "", 0),
+        (root / "begun alone", QUICK, "", 0),
+        (root / "first asked", QUICK, "SIGTERM", (4, 0)),
+        (root / "second asked", QUICK, "SIGINT", (0, 4)),
+        (root / "second asked", QUICK, "SIGTERM", (0, 14)),  # in the test, when 7 more steps are done
+    )
+    for code, _, errors in results:
+        assert code == 0, errors
+    return root, [out for _, out, _ in results]
+
+
+def test_two_processes_give_what_one_gives(runs, alone):
+    root, outs = runs
+    assert_close_run(root / "undisturbed", alone)
+    for out in outs:
+        assert float(out[0]) == arena.summary(root / "undisturbed")["test_loss"]  # one's summary is both's
+        assert out[-1] == "4"  # of the 8 examples of a batch
+
+
+def test_killed_they_end_the_same(runs):
+    root, _ = runs
+    arena.assert_same_run(root / "killed", root / "undisturbed")
+
+
+def test_two_go_on_with_what_one_has_saved(runs, alone):
+    root, _ = runs
+    assert_close_run(root / "begun alone", alone)
+
+
+@pytest.mark.parametrize(("which", "last"), [("first asked", 4), ("second asked", 11)])
+def test_one_is_asked_and_both_save_and_stop(which, last, runs, alone, smoke_data, tmp_path):
+    root, outs = runs
+    for out in outs:
+        assert out[3] == f"Interrupted Stopped at step 4, saved in {root / 'first asked'}." + GOES_ON
+        assert out[4] == f"Interrupted Stopped at step 4, saved in {root / 'second asked'}." + GOES_ON
+        assert out[5] == f"Interrupted Stopped at step 11, saved in {root / 'second asked'}." + GOES_ON
+    assert (root / which / "checkpoints" / str(last)).is_dir()
+    assert not (root / which / "summary.json").exists()
+    shutil.copytree(root / which, tmp_path / "run")
+    train(QUICK, tmp_path / "run", data_dir=smoke_data)  # one process goes on with what two have saved
+    assert_close_run(tmp_path / "run", alone)
+
+
+GOES_ON = " The same command goes on from there."
+
+
+def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
+    """A refusal leaves the processes fit for the next run."""
+    fresh, taken = tmp_path / "fresh", tmp_path / "taken"
+    shutil.copytree(alone, taken)
+    (taken / "summary.json").unlink()
+    odd, other = dataclasses.replace(QUICK, batch_size=6), dataclasses.replace(QUICK, seed=1)
+    rates = dataclasses.replace(QUICK.optimizer, learning_rate=1e30, warmup_steps=0, clip_norm=None)
+    wild = dataclasses.replace(QUICK, optimizer=rates, save_every=1)
+    with locked(taken / ".lock", "free"):
+        results = train_by_two(
+            smoke_data,
+            (fresh, odd, "", 0),
+            (fresh, (QUICK, other), "", 0),
+            (taken, other, "", 0),
+            (fresh, wild, "", 0),
+            (taken, QUICK, "", 0),
+        )
+    for number, (code, out, errors) in enumerate(results):
+        assert code == 0, errors
+        theirs = "" if number == 0 else "Process 0 cannot go on: "  # only that one looks at the folder
+        expected = (
+            r"--batch-size must be a multiple of the 4 devices; got 6\.",
+            r"Process 1 was given another configuration .*: seed: 0, 1\. Give every process the same\.",
+            f"{theirs}{taken} holds a run of another configuration",
+            r"The loss of step 2 is .*training examples (\d+, ){7}\d+\.",
+            f"{theirs}{taken} is being trained by process {os.getpid()};",
+        )
+        for line, words in zip(out[:-1], expected, strict=True):
+            assert re.match(f"UsageError {words}", line)
+    assert (fresh / "checkpoints" / "1").is_dir()
 
 
 # The data of one process
@@ -238,22 +258,29 @@ class Told(list):
         return [self[index] for index in indices]
 
 
-def test_shares_are_the_rows_of_the_whole():
-    """Of every batch, the last one of an evaluation and one over two epochs among them."""
-    for make in (
-        lambda source, rows: data.evaluation_batches(source, length=5, batch_size=4, limit=10, rows=rows),
-        lambda source, rows: itertools.islice(
-            data.training_batches(source, length=5, batch_size=4, seed=0, rows=rows, prefetch=1), 5
-        ),
-    ):
-        for rows in (np.array([0, 1]), np.array([2, 3]), np.array([1, 3])):
-            source = Told(11)
-            for whole, share in zip(make(Told(11), slice(None)), make(source, rows), strict=True):
-                assert share.keys() == whole.keys()
-                for name, array in share.items():
-                    np.testing.assert_array_equal(
-                        array, whole[name] if name == "index" else whole[name][rows]
-                    )
-    evaluated = Told(10)
-    list(data.evaluation_batches(evaluated, length=5, batch_size=5, rows=np.array([3, 4])))
-    assert evaluated.read == {3, 4, 8, 9}
+def training(source, rows):
+    """Batches over two epochs, one of them the end of one and the beginning of the other."""
+    return itertools.islice(
+        data.training_batches(source, length=5, batch_size=4, seed=0, rows=rows, prefetch=1), 5
+    )
+
+
+def evaluation(source, rows):
+    """Batches of which the last one is filled up."""
+    return data.evaluation_batches(source, length=5, batch_size=4, limit=10, rows=rows)
+
+
+@pytest.mark.parametrize("make", [training, evaluation])
+@pytest.mark.parametrize("rows", [[0, 1], [2, 3], [1, 3]])
+def test_a_share_is_rows_of_the_whole(make, rows):
+    for whole, share in zip(make(Told(11), slice(None)), make(Told(11), np.array(rows)), strict=True):
+        assert share.keys() == whole.keys()
+        np.testing.assert_array_equal(share.pop("index"), whole["index"])
+        for name, array in share.items():
+            np.testing.assert_array_equal(array, whole[name][rows])
+
+
+def test_nothing_but_a_share_is_read():
+    source = Told(10)
+    list(data.evaluation_batches(source, length=5, batch_size=5, rows=np.array([3, 4])))
+    assert source.read == {3, 4, 8, 9}
