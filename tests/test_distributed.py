@@ -13,7 +13,7 @@ import arena
 import numpy as np
 import pytest
 
-from lra_tasks import Interrupted, UsageError, data, processes, train
+from lra_tasks import Interrupted, UsageError, compare, data, processes, train
 from lra_tasks.config import to_json
 from lra_tasks.files import locked
 from lra_tasks.progress import Silent
@@ -241,6 +241,12 @@ def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
         for line, words in zip(out[:-1], expected, strict=True):
             assert re.match(f"UsageError {words}", line)
     assert (fresh / "checkpoints" / "1").is_dir()
+
+
+def test_a_comparison_is_for_one_process(smoke_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UsageError, match="A comparison is for one process"):
+        compare("listops", ["none"], arena.SMOKE, tmp_path, data_dir=smoke_data)
 
 
 # The data of one process
