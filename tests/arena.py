@@ -161,9 +161,9 @@ def wait_together(processes, timeout=90):
     finally:
         for process in processes:
             process.kill()
-    gloo = re.compile(
-        r"^(.*(\[Gloo\]|peer ranks).*)?\n", flags=re.MULTILINE
-    )  # by threads that cut each other short
+            process.communicate()
+    # Gloo's threads cut each other's lines short.
+    gloo = re.compile(r"^(.*(\[Gloo\]|peer ranks).*)?\n", flags=re.MULTILINE)
     spoken = [[gloo.sub("", text) for text in both] for both in outputs]
     return [(process.returncode, *both) for process, both in zip(processes, spoken, strict=True)]
 
