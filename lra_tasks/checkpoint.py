@@ -16,7 +16,8 @@ class Checkpoints:
 
     A checkpoint holds `state`, a tree of arrays, and `record`, whatever else JSON can hold: the position in
     the data, the best validation so far. It is written beside its place and renamed, so a kill at any
-    moment leaves the one before it.
+    moment leaves the one before it. The processes of a run write and read it together: each of them calls
+    every method, and all need the same folder.
 
     Args:
       folder: made if need be.
@@ -24,7 +25,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, create=True, enable_async_checkpointing=False
+            max_to_keep=KEPT,
+            create=True,
+            enable_async_checkpointing=False,
+            single_host_load_and_broadcast=True,  # a shared folder may look different for a while elsewhere
         )
         self._folder = folder
         self._manager = ocp.CheckpointManager(

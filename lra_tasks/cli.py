@@ -226,15 +226,38 @@ class Train:
     """Folder of this run; runs/TASK-PRESET/MIXER-seedSEED if not given."""
     data_dir: Path | None = None
     """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    distributed: bool = False
+    """Train one model by several processes, each started with this same command. On SLURM, Open MPI, Cloud
+    TPU and Kubernetes JAX finds them itself; elsewhere the three flags below tell."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Address of process 0, where a port is free."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
 
     def run(self) -> None:
+        from lra_tasks import processes
         from lra_tasks.progress import Progress
         from lra_tasks.training import train
 
         config = Config(task=self.task, mixer=self.mixer, seed=self.seed, **vars(self.settings))
         run_dir = self.run_dir or Path("runs", f"{self.task}-{self.preset}", config.name)
-        with Progress() as progress:
-            summary = train(config, run_dir, data_dir=self.data_dir, progress=progress)
+        if self.distributed:
+            processes.initialize(self.coordinator, self.num_processes, self.process_id)
+        elif (self.coordinator, self.num_processes, self.process_id) != (None, None, None):
+            raise UsageError(
+                "--coordinator, --num-processes and --process-id are for --distributed; give it."
+            )
+        try:
+            with Progress() as progress:
+                summary = train(config, run_dir, data_dir=self.data_dir, progress=progress)
+        except Interrupted:
+            if processes.is_first():
+                raise
+            return
+        if not processes.is_first():
+            return  # one says it for all
         print(
             f"{run_dir}: test accuracy {summary['test_accuracy']:.2f} %"
             f" (step {summary['best_step']:,}, the best of validation)"

@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from lra_tasks import data
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import UsageError
@@ -49,6 +51,10 @@ def compare(
     """
     progress = progress or Silent()
     out_dir = Path(out_dir)
+    if jax.process_count() > 1:
+        raise UsageError(
+            "A comparison is for one process; several train its runs one by one, for `lra report`."
+        )
     if not mixers or not seeds:
         raise UsageError("A comparison needs at least one mixer and one seed.")
     configs = [

@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 READ_AHEAD = 256  # examples an iteration over a source reads at once
 
 Batch = dict[str, np.ndarray]
+ALL = slice(None)
 
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -329,7 +330,6 @@ def _collate(examples: Sequence[dict[str, Any]], length: int) -> Batch:
         "tokens": tokens.reshape(*shape, length),
         "mask": (np.arange(length) < sizes[:, None]).reshape(*shape, length),
         "label": np.array([example["label"] for example in examples], np.int32),
-        "index": np.array([example["index"] for example in examples], np.int64),
     }
 
 
@@ -345,6 +345,7 @@ def training_batches(
     length: int,
     batch_size: int,
     seed: int,
+    rows: slice | np.ndarray = ALL,
     num_threads: int = 2,
     prefetch: int = 8,
 ) -> "grain.DatasetIterator[Batch]":
@@ -361,13 +362,15 @@ def training_batches(
       length: T; longer inputs lose their end, shorter ones are padded with 0.
       batch_size: B.
       seed: Of the order, 0 .. 2³² - 1.
+      rows: The rows of each batch to read, R of them, for a process that shares the batches with others.
       num_threads: Threads that make batches.
       prefetch: Batches made ahead.
 
     Returns:
-      Iterator of {"tokens": int32 (B, T), "mask": bool (B, T), True at a real token, from the input's
-      length and not from its ids, "label": int32 (B,), "index": int64 (B,), the example's place in `source`}.
-      Where examples are pairs, tokens and mask are (B, 2, T).
+      Iterator of {"tokens": int32 (R, T), "mask": bool (R, T), True at a real token, from the input's
+      length and not from its ids, "label": int32 (R,), "index": int64 (B,), the places in `source` of all
+      examples of the batch}; R is B unless `rows` are given. Where examples are pairs, tokens and mask are
+      (R, 2, T).
 
     Raises:
       UsageError: A size is below 1, the source is empty, or the seed is out of range.
@@ -386,13 +389,18 @@ def training_batches(
         .shuffle()
         .repeat()
         .batch(batch_size)
-        .map(lambda indices: _collate(_read(source, indices.tolist()), length))
+        .map(lambda indices: _collate(_read(source, indices[rows].tolist()), length) | {"index": indices})
         .to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
     )
 
 
 def evaluation_batches(
-    source: Examples, *, length: int, batch_size: int, limit: int | None = None
+    source: Examples,
+    *,
+    length: int,
+    batch_size: int,
+    limit: int | None = None,
+    rows: slice | np.ndarray = ALL,
 ) -> Iterator[Batch]:
     """Yields every example once, in order, in batches of one size.
 
@@ -404,26 +412,25 @@ def evaluation_batches(
       length: T, as in `training_batches`.
       batch_size: B.
       limit: Takes only the first so many examples; None takes all.
+      rows: As in `training_batches`.
 
     Returns:
-      Iterator of the dicts of `training_batches` with "weight" beside them: float32 (B,), 1 for an
-      example, 0 for filling. The weights' sum is the number of examples.
+      Iterator of the dicts of `training_batches` with "weight" beside them: float32 (R,), 1 for an
+      example, 0 for filling. The weights' sum, over all rows, is the number of examples.
 
     Raises:
       UsageError: A size is below 1.
     """
     _check_positive(length=length, batch_size=batch_size, limit=1 if limit is None else limit)
-    return _evaluation_batches(source, length, batch_size, len(source) if limit is None else limit)
+    stop = len(source) if limit is None else min(limit, len(source))
+    return _evaluation_batches(source, length, batch_size, stop, rows)
 
 
-def _evaluation_batches(source: Examples, length: int, batch_size: int, limit: int) -> Iterator[Batch]:
-    stop = min(limit, len(source))
+def _evaluation_batches(
+    source: Examples, length: int, batch_size: int, stop: int, rows: slice | np.ndarray
+) -> Iterator[Batch]:
     for start in range(0, stop, batch_size):
-        examples = _read(source, range(start, min(start + batch_size, stop)))
-        filling = batch_size - len(examples)
-        batch = _collate(examples + filling * examples[:1], length)
-        batch["weight"] = np.ones(batch_size, np.float32)
-        if filling:
-            batch["weight"][-filling:] = 0
-            batch["index"][-filling:] = -1
-        yield batch
+        indices = np.arange(start, start + batch_size)
+        real = indices < stop
+        batch = _collate(_read(source, np.where(real, indices, start)[rows].tolist()), length)
+        yield batch | {"index": np.where(real, indices, -1), "weight": real[rows].astype(np.float32)}

@@ -23,15 +23,22 @@ def environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in VERSIONED},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "processes": jax.process_count(),
         "devices": [device.device_kind for device in jax.devices()],
     }
 
 
 class Metrics:
-    """The rows of `metrics.jsonl`: one JSON object a line, in the order of the steps."""
+    """The rows of `metrics.jsonl`: one JSON object a line, in the order of the steps.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+      path: the file.
+      writes: whether this process writes it; if not, `write` and `drop_after` do nothing.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path
+        self._writes = writes
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yields the rows written so far; a last line that a kill cut short is none."""
@@ -42,11 +49,15 @@ class Metrics:
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one row."""
+        if not self._writes:
+            return
         with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def drop_after(self, step: int) -> None:
         """Takes back the rows of steps that a killed run made but did not save."""
+        if not self._writes:
+            return
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
         replace(self._path, "".join(kept))
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -30,9 +31,14 @@ class State(NamedTuple):
 class Program:
     """The compiled side of a run: the model, its optimiser, one training step, one evaluation.
 
+    It runs on the devices of all processes, each of which reads the rows of a batch that its own devices get.
+
     Args:
       config: the run.
       task: the task's record.
+
+    Attributes:
+      rows: the rows of every batch for the devices of this process, ascending; with one process, all.
 
     Raises:
       UsageError: if the devices cannot share the batch, or the mixer is unknown or keeps state.
@@ -48,6 +54,8 @@ class Program:
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
         self._sharded = NamedSharding(mesh, PartitionSpec("data"))
         self._replicated = NamedSharding(mesh, PartitionSpec())
+        shares = self._sharded.addressable_devices_indices_map((config.batch_size,)).values()
+        self.rows = np.unique([np.arange(config.batch_size)[share] for share in shares])
         self._config = config
         self._task = task
         graph, _, rest = nnx.split(nnx.eval_shape(self._model), nnx.Param, ...)
@@ -82,8 +90,10 @@ class Program:
         return jax.jit(build, out_shardings=self._replicated)()
 
     def shard(self, batch: data.Batch) -> data.Batch:
-        """Puts a batch on the devices, split over its first axis."""
-        return jax.device_put({k: v for k, v in batch.items() if k != "index"}, self._sharded)
+        """Puts the rows of a batch on the devices of this process; those of all processes are the batch."""
+        rows = {name: values for name, values in batch.items() if name != "index"}
+        shapes = {name: (self._config.batch_size, *values.shape[1:]) for name, values in rows.items()}
+        return jax.make_array_from_process_local_data(self._sharded, rows, shapes)
 
     def compile(self, state: State) -> jax.stages.Compiled:
         """Returns the compiled training step: (state, batch) → (state, (loss, correct, gradient norm))."""
@@ -166,13 +176,14 @@ class Program:
         size = self._config.batch_size
         total = len(source) if limit is None else min(limit, len(source))
         correct = loss = weight = 0.0
-        for batch in data.evaluation_batches(source, length=length, batch_size=size, limit=limit):
+        batches = data.evaluation_batches(source, length=length, batch_size=size, limit=limit, rows=self.rows)
+        for batch in batches:
             between()
             progress.show(message, round(weight), total)
             evaluation = self.compile_evaluation(params, length)
             batch_correct, batch_loss = jax.device_get(evaluation(params, self.shard(batch)))
             correct, loss = correct + float(batch_correct), loss + float(batch_loss)
-            weight += float(batch["weight"].sum())
+            weight += float((batch["index"] >= 0).sum())
         return 100.0 * correct / weight, loss / weight
 
 
@@ -231,8 +242,8 @@ def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
 
 
 def free_bytes() -> int | None:
-    """Returns the memory a program may still take on the first device, or None where that is not known."""
-    device = jax.devices()[0]
+    """Returns the memory a program may take on this process's first device; None if that is not known."""
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         try:
             lines = Path("/proc/meminfo").read_text().splitlines()

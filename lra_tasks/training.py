@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lra_tasks import data
+from lra_tasks import data, processes
 from lra_tasks.checkpoint import Checkpoints
-from lra_tasks.config import Config, differences, read_config, to_json
+from lra_tasks.config import Config, differences, from_json, read_config, to_json
 from lra_tasks.errors import Interrupted, UsageError
 from lra_tasks.files import locked, replace, write_json
 from lra_tasks.metrics import Metrics, environment
@@ -70,6 +70,11 @@ def train(
     moment loses the steps since its last checkpoint and, gone on with, ends with the same parameters (bit
     for bit on CPU).
 
+    After `jax.distributed.initialize` the processes train one model together: each of them makes the same
+    call and reads its share of every batch, the first writes the files and reports progress. All need the
+    same folder of the run. The batches do not depend on the number of processes, nor do the checkpoints: a
+    run may be gone on with by more or fewer.
+
     Args:
       config: the run, resolved.
       run_dir: folder of this run alone; made if need be.
@@ -82,43 +87,61 @@ def train(
     Raises:
       UsageError: for a dataset that is not whole, a folder that holds a run of another configuration or on
         other data, a step that does not fit into memory, a batch the devices cannot share, a mixer that does
-        not fit, a loss that is not finite, a full disk.
+        not fit, a loss that is not finite, a full disk; on every process if it is found on one before the
+        first step.
       Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """
-    progress = progress or Silent()
     run_dir = Path(run_dir)
     title = get_task(config.task).title(config.dataset)
     label = f"{title} {config.mixer} seed {config.seed}"
-    get_mixer(config.mixer)
-    check_folder(run_dir, config)
-    if (run_dir / "summary.json").is_file():
-        progress.say(f"{label}: finished already, in {run_dir}")
-        return json.loads((run_dir / "summary.json").read_text())
+    finished = None
+    with processes.together():
+        first = processes.is_first()
+        progress = progress if progress is not None and first else Silent()
+        get_mixer(config.mixer)
+        if first:
+            check_folder(run_dir, config)
+            if (run_dir / "summary.json").is_file():
+                finished = json.loads((run_dir / "summary.json").read_text())
+                progress.say(f"{label}: finished already, in {run_dir}")
+    finished = processes.from_first(finished)
+    if finished is not None:
+        return finished
 
-    progress.show(f"{label}: checking the data")
-    task = data.record(config.task, config.dataset, data_dir)
-    sources = data.open_splits(config, data_dir)
-    manifest = data.checked_manifest(data.Place(task, config.dataset, data_dir), verify=False)
-    origin = {"dataset": manifest["dataset"], "identity": data.identity(manifest), **manifest["metadata"]}
-    _check_data(run_dir, origin)
-    if "unofficial" in manifest["metadata"]:
-        progress.say(f"{label}: the data are from an unofficial source: {manifest['metadata']['unofficial']}")
-    batches = data.training_batches(
-        sources["train"], length=config.length, batch_size=config.batch_size, seed=config.seed
-    )
-    program = Program(config, task)
+    with processes.together():
+        progress.show(f"{label}: checking the data")
+        task = data.record(config.task, config.dataset, data_dir)
+        sources = data.open_splits(config, data_dir)
+        manifest = data.checked_manifest(data.Place(task, config.dataset, data_dir), verify=False)
+        origin = {"dataset": manifest["dataset"], "identity": data.identity(manifest), **manifest["metadata"]}
+        if first:
+            _check_data(run_dir, origin)
+        if "unofficial" in manifest["metadata"]:
+            source = manifest["metadata"]["unofficial"]
+            progress.say(f"{label}: the data are from an unofficial source: {source}")
+        program = Program(config, task)
+        batches = data.training_batches(
+            sources["train"],
+            length=config.length,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rows=program.rows,
+        )
+    _check_alike(config, origin)
     progress.show(f"{label}: compiling")
     state = program.init()
     compiled = program.compile(state)
     program.compile_evaluation(state.params)
-    _check_memory(compiled, config)
-    _claim(run_dir, config, origin)
-    metrics = Metrics(run_dir / "metrics.jsonl")
-    with (
-        locked(run_dir / ".lock", f"{run_dir} is being trained by process PID; wait for it, or end it."),
-        contextlib.closing(Checkpoints(run_dir / "checkpoints")) as checkpoints,
-        _asked_to_end() as asked,
-    ):
+    with contextlib.ExitStack() as held:
+        with processes.together():
+            _check_memory(compiled, config)
+            if first:
+                _claim(run_dir, config, origin)
+                taken = f"{run_dir} is being trained by process PID; wait for it, or end it."
+                held.enter_context(locked(run_dir / ".lock", taken))
+        checkpoints = held.enter_context(contextlib.closing(Checkpoints(run_dir / "checkpoints")))
+        asked = held.enter_context(_asked_to_end())
+        metrics = Metrics(run_dir / "metrics.jsonl", writes=first)
         record = Record(position=dict(batches.get_state()))
         best_params = _copy(state.params)
         restored = checkpoints.restore({"state": state, "best_params": best_params})
@@ -131,10 +154,13 @@ def train(
         metrics.drop_after(step)
 
         def stop_if_asked() -> None:
-            if asked:
-                raise Interrupted(
-                    f"Stopped at step {step:,}, saved in {run_dir}. The same command goes on from there."
-                )
+            if processes.anywhere(asked)():
+                raise interrupted()
+
+        def interrupted() -> Interrupted:
+            return Interrupted(
+                f"Stopped at step {step:,}, saved in {run_dir}. The same command goes on from there."
+            )
 
         def save() -> None:
             record.position = dict(batches.get_state())
@@ -146,6 +172,7 @@ def train(
             began = time.perf_counter()
             batch = next(batches)
             state, measured = compiled(state, program.shard(batch))
+            asked_anywhere = processes.anywhere(asked)
             loss, correct, grad_norm = (float(x) for x in jax.device_get(measured))
             step += 1
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -190,13 +217,17 @@ def train(
                         "seconds": record.seconds,
                     }
                 )
-            if step % config.save_every == 0 or step == config.num_steps or asked:
+            stop = asked_anywhere()
+            if step % config.save_every == 0 or step == config.num_steps or stop:
                 save()
-            stop_if_asked()
+            if stop:
+                raise interrupted()
 
         accuracy, loss = program.evaluate(
             best_params, sources["test"], None, progress, f"{label}: testing", between=stop_if_asked
         )
+    if not first:
+        return processes.from_first(None)
     summary = {
         "task": config.task,
         "title": title,
@@ -219,7 +250,7 @@ def train(
         "environment": environment(),
     }
     write_json(run_dir / "summary.json", summary)
-    return summary
+    return processes.from_first(summary)
 
 
 def evaluate(
@@ -308,6 +339,23 @@ def _check_data(run_dir: Path, origin: dict[str, Any]) -> None:
             f"The run in {run_dir} began on other examples than {origin['dataset']} now holds; nothing was"
             " changed. Give another folder for a run on these, or prepare those again."
         )
+
+
+def _check_alike(config: Config, origin: dict[str, Any]) -> None:
+    """Refuses processes that were not given the same run, or hold other examples, than the first."""
+    (first_config, first_identity), *others = processes.gather([to_json(config), origin["identity"]])
+    for number, (other_config, other_identity) in enumerate(others, 1):
+        changed = differences(from_json(first_config), from_json(other_config))
+        if changed:
+            raise UsageError(
+                f"Process {number} was given another configuration than process 0; it differs in (process 0,"
+                f" process {number}): {'; '.join(changed)}. Give every process the same."
+            )
+        if other_identity != first_identity:
+            raise UsageError(
+                f"Process {number} has other examples in its {origin['dataset']} than process 0. Give every"
+                " process the same dataset, as a shared folder or as a copy."
+            )
 
 
 def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:

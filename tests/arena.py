@@ -4,8 +4,11 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -129,6 +132,40 @@ def train_apart(config, run_dir, data_dir, signal="SIGKILL", moment=0, devices=4
         timeout=120,
         check=False,
     )
+
+
+def start_together(command, count=2, devices=2):
+    """Starts the processes of one run: `command(coordinator, number)` is what each of them executes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    own = environment(devices) | {"JAX_PLATFORMS": "cpu"}
+    own["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # all but one compile every time
+    return [
+        subprocess.Popen(
+            list(map(str, command(coordinator, number))),
+            env=own,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+
+
+def wait_together(processes, timeout=90):
+    """Returns exit code, output and errors of each process, without Gloo's lines; ends them if they hang."""
+    ends = time.monotonic() + timeout
+    try:
+        outputs = [process.communicate(timeout=ends - time.monotonic()) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    # Gloo's threads cut each other's lines short.
+    gloo = re.compile(r"^(.*(\[Gloo\]|peer ranks).*)?\n", flags=re.MULTILINE)
+    spoken = [[gloo.sub("", text) for text in both] for both in outputs]
+    return [(process.returncode, *both) for process, both in zip(processes, spoken, strict=True)]
 
 
 def checkpoint(run_dir):
