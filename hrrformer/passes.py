@@ -52,8 +52,8 @@ class Maps(NamedTuple):
     Attributes:
       prepare: m (…, H) → what `unbind` takes of it.
       unbind: x (…, t, H), prepared m → (…, t, H).
-      correlate: x, y (…, t, H) → their part of a sum from which `finish` makes superpose(x, y).
-      finish: sum → (…, H).
+      correlate: x, y (…, P, N, t, H) → their part of a sum from which `finish` makes superpose(x, y).
+      finish: sum → (…, 1, N, H), over all segments.
     """
 
     prepare: Callable[[Array], Array]
@@ -67,20 +67,24 @@ def maps(implementation: str, size: int, precision: jax.lax.PrecisionLike) -> Ma
     if implementation == "fft":
         return Maps(
             prepare=lambda m: jnp.expand_dims(jnp.fft.rfft(m), -2),
-            unbind=lambda x, m: jnp.fft.irfft(jnp.conj(jnp.fft.rfft(x)) * m, n=size),
-            correlate=lambda x, y: jnp.sum(jnp.fft.rfft(x) * jnp.fft.rfft(y), axis=-2),
-            finish=lambda total: jnp.fft.irfft(total, n=size),
+            unbind=lambda x, m: _tokens_first(
+                lambda f: jnp.fft.irfft(f, n=size), jnp.conj(_tokens_first(jnp.fft.rfft, x)) * m
+            ),
+            correlate=lambda x, y: jnp.sum(
+                _tokens_first(jnp.fft.rfft, x) * _tokens_first(jnp.fft.rfft, y), axis=-2
+            ),
+            finish=lambda total: jnp.fft.irfft(jnp.sum(total, axis=-3, keepdims=True), n=size),
         )
 
     def hankel(m: Array) -> Array:
         """M[i, j] = m[(i + j) mod H]: entry i (H + 1) + j of m repeated is entry (i + j) mod H of m."""
-        repeated = jnp.tile(m, size + 1)
-        return repeated.reshape(*m.shape[:-1], size, size + 1)[..., :size]
+        return _reshape_last(jnp.tile(m, size + 1), 1, size, size + 1)[..., :size]
 
     def fold(products: Array) -> Array:
         """Σ of the entries with (i + j) mod H = m, by the same counting the other way round."""
         padded = jnp.pad(products, [(0, 0)] * (products.ndim - 1) + [(0, 1)])
-        return jnp.sum(padded.reshape(*products.shape[:-2], size + 1, size), axis=-2)
+        folded = jnp.sum(_reshape_last(padded, 2, size + 1, size), axis=-2)
+        return jnp.sum(folded, axis=-3, keepdims=True)  # what devices exchange has H numbers, not H²
 
     return Maps(
         prepare=hankel,
@@ -88,6 +92,20 @@ def maps(implementation: str, size: int, precision: jax.lax.PrecisionLike) -> Ma
         correlate=lambda x, y: jnp.einsum("...ti,...tj->...ij", x, y, precision=precision),
         finish=fold,
     )
+
+
+def _tokens_first(function: Callable[[Array], Array], x: Array) -> Array:
+    """Applies an FFT in the order in which the arrays lie in memory, without a transposed copy."""
+    return jnp.swapaxes(function(jnp.swapaxes(x, -3, -2)), -3, -2)
+
+
+def _reshape_last(x: Array, num_axes: int, *sizes: int) -> Array:
+    """Reshapes the last axes, of which devices share none; JAX has to be told where sharding is explicit."""
+    shape = (*x.shape[: x.ndim - num_axes], *sizes)
+    spec = jax.typeof(x).sharding.spec[: x.ndim - num_axes]
+    if all(axis is None for axis in spec):
+        return x.reshape(shape)
+    return jnp.reshape(x, shape, out_sharding=jax.sharding.PartitionSpec(*spec, *(None for _ in sizes)))
 
 
 def inner(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float[Array, "*B"]:
@@ -153,7 +171,7 @@ class Passes:
             k, v = self._read(key, start, size), self._read(value, start, size)
             return total + self._maps.correlate(self._kept(k, start, size), v)
 
-        return self._finish(self._over(block, self._no_sum(key)))
+        return self._maps.finish(self._over(block, self._no_sum(key)))
 
     def scores(
         self, query: Array, value: Array, memory: Float[Array, "*B 1 N H"], *, unbound: bool
@@ -222,7 +240,7 @@ class Passes:
 
         carry = (query, out_bar.astype(self._dtype), self._no_sum(query))
         query_bar, value_bar, total = self._over(block, carry)
-        return query_bar, value_bar, self._finish(total)
+        return query_bar, value_bar, self._maps.finish(total)
 
     def pull_superposition(
         self, key: Array, value: Array, memory_bar: Float[Array, "*B 1 N H"], value_bar: Array
@@ -269,9 +287,6 @@ class Passes:
         """Zeros to which what `correlate` makes of blocks of x can be added."""
         token = self._read(x, 0, 1)
         return jnp.zeros_like(self._maps.correlate(token, token))
-
-    def _finish(self, total: Array) -> Float[Array, "*B 1 N H"]:
-        return jnp.sum(self._maps.finish(total), axis=-3, keepdims=True)
 
     def _over(self, block: Callable[..., Any], carry: Any) -> Any:
         """Runs `block(carry, start, size)` over the tokens of the segments, in all segments at once."""
