@@ -30,9 +30,9 @@ from jaxtyping import Array, Bool, Float
 
 from hrrformer import spectral
 
-# Numbers of one input that a block holds on each device: on CPU they and what is computed from them stay
-# in its caches, elsewhere they keep every core busy.
-BLOCK_SIZE = {"cpu": 2**18, "default": 2**25}
+# Numbers of one input that a block holds on each device, an eighth of the whole between these two: on CPU
+# blocks and what is computed from them stay in its caches, elsewhere they keep every core busy.
+BLOCK_SIZES = {"cpu": (2**16, 2**18), "default": (2**22, 2**25)}
 
 
 class Options(NamedTuple):
@@ -158,11 +158,10 @@ class Passes:
         self._implementation, self._exact = options.implementation, options.inverse == "exact"
         self._precision = spectral.matmul_precision(dtype, options.precision)
         self._maps = maps(self._implementation, shape[-1], self._precision)
-        platform = jax.default_backend()
-        size = BLOCK_SIZE.get(platform, BLOCK_SIZE["default"]) * jax.device_count()
-        *rest, length, heads, features = shape
-        blocks = math.ceil(length * math.prod(rest) * heads * features / size)
-        self._block = math.ceil(length / blocks)
+        least, most = BLOCK_SIZES.get(jax.default_backend(), BLOCK_SIZES["default"])
+        on_each_device = math.prod(shape) / jax.device_count()
+        blocks = math.ceil(on_each_device / min(max(on_each_device / 8, least), most))
+        self._block = math.ceil(shape[-3] / blocks)
 
     def superpose(self, key: Array, value: Array) -> Float[Array, "*B 1 N H"]:
         """Returns Σ_t k_t ⊛ v_t over the valid tokens."""

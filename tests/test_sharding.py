@@ -35,7 +35,7 @@ VARIANTS = {
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks to a segment, so that the loop over them is part of what is compiled."""
-    monkeypatch.setitem(passes.BLOCK_SIZE, "cpu", B * N * H * 2)
+    monkeypatch.setitem(passes.BLOCK_SIZES, "cpu", (B * N * H * 2 // DEVICES, B * N * H * 2 // DEVICES))
 
 
 def mesh(shape=(2, 4), axis_types=(AxisType.Auto,) * 2):
