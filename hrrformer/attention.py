@@ -5,15 +5,17 @@ included), T length, N heads, H head size. K = H // 2 + 1 is the number of Fouri
 """
 
 import functools
-from typing import Any, Literal, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hrrformer import passes, spectral
-from hrrformer.spectral import Implementation, accumulation_dtype
+from hrrformer.spectral import accumulation_dtype
 
+Implementation: TypeAlias = Literal["fft", "matmul", "pallas"]
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 INVERSES = ("approximate", "exact")
 OUTPUTS = ("weighted", "unbound")
 AxisName: TypeAlias = str | tuple[str, ...]
@@ -93,7 +95,9 @@ def hrr_attention(
         everywhere. Gradients are finite in both cases.
       inverse: "approximate" is the involution of the authors' code; "exact" is the inverse of the
         paper's text, guarded where |F(q)| vanishes, see `hrrformer.inverse`.
-      implementation: "fft" (real FFT) or "matmul" (matrix product); None picks by H and platform.
+      implementation: "fft" (real FFT) or "matmul" (matrix product); None picks one of these two by H and
+        platform. "pallas", the matrix product in fused kernels for GPU and TPU, stands behind an explicit
+        choice, untimed; see `hrrformer.pallas` for its limits.
       rescale: multiply the weights by the number of valid tokens, so that their mean is 1 and the
         output keeps the size of the values at every length. The paper's weights sum to 1.
       temperature: τ > 0; a number or an array that broadcasts to (*B, 1, N), such as (N,) for one a head.
@@ -141,7 +145,7 @@ def hrr_attention(
     shape, dtype = query.shape, value.dtype
     common = jnp.promote_types(jnp.promote_types(query.dtype, key.dtype), dtype)
     options = _Options(
-        implementation=spectral.resolve_implementation(implementation, shape[-1]),
+        implementation=spectral.resolve_implementation(implementation, shape[-1], IMPLEMENTATIONS),
         inverse=inverse,
         rescale=rescale,
         output=output,
@@ -224,14 +228,12 @@ _attend.defvjp(_forward, _backward)
 
 
 def _passes(options: _Options, query: Array, valid: Array | None) -> passes.Passes:
-    return passes.Passes(
-        query.shape,
-        query.dtype,
-        valid,
-        options.implementation,
-        options.inverse == "exact",
-        options.precision,
-    )
+    shape, dtype, exact = query.shape, query.dtype, options.inverse == "exact"
+    if options.implementation == "pallas":
+        from hrrformer.pallas import FusedPasses  # takes a while to import, and not everyone needs it
+
+        return FusedPasses(shape, dtype, valid, exact, options.precision)
+    return passes.Passes(shape, dtype, valid, options.implementation, exact, options.precision)
 
 
 def _sum_over_devices(x: Array, axis_name: Any) -> Array:

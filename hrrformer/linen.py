@@ -10,7 +10,7 @@ from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from hrrformer.adapter import attention_fn
-from hrrformer.spectral import Implementation
+from hrrformer.attention import Implementation
 
 
 class HRRAttention(nn.Module):

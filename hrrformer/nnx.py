@@ -12,7 +12,7 @@ from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Bool, Float
 
 from hrrformer.adapter import attention_fn
-from hrrformer.spectral import Implementation
+from hrrformer.attention import Implementation
 
 default_bias_init = nnx.initializers.zeros_init()
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
