@@ -48,6 +48,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jax.sharding import ManualAxisType
@@ -62,6 +63,7 @@ INTERPRETED = "gpu"
 GPU_SIZE = 128
 GPU_BLOCK = {128: 32, "default": 64}
 GPU_PROGRAMS = 512
+GPU_CHUNK = 8  # tokens that a program goes through at least, in units of padded H: fewer cost more partial sums
 # TPU: the most numbers a token may have in a program, all its heads together; numbers of one operand in a block.
 TPU_WIDTH = 512
 TPU_BLOCK_SIZE = 2**17
@@ -238,7 +240,7 @@ class FusedPasses(passes.Passes):
                 total = step(0, None)
             else:
                 none_yet = jnp.zeros((tile.width, tile.width), self._dtype) if summed else None
-                total = jax.lax.fori_loop(0, tile.steps, step, none_yet)
+                total = jax.lax.fori_loop(np.int32(0), np.int32(tile.steps), step, none_yet)
             if summed:
                 targets[-1][...] = total
 
@@ -332,7 +334,7 @@ class _Tile:
 
     def spec(self, kind: Kind) -> pl.BlockSpec:
         """Returns which block of that array a program takes."""
-        one, square, segments = None, (self.width, self.width), self.shape[-4]
+        one, square, segments = None, (self.width, self.width), np.int32(self.shape[-4])
         if kind == "tokens" and self.platform == "gpu":
             return pl.BlockSpec((one, self.chunk, one, self.width), lambda r, c, g: (r, c, g, 0))
         if kind == "tokens":
@@ -443,7 +445,7 @@ class _Tile:
         if length % self.chunk:
             first = place.chunk * self.chunk + place.step * self.block
             inside = first + jax.lax.broadcasted_iota(jnp.int32, shape, 0) < length
-        if shape[-1] == self.width and self.width > self.heads * size:
+        if len(shape) == 2 and self.width > self.heads * size:
             columns = jax.lax.broadcasted_iota(jnp.int32, shape, 1) < self.heads * size
             inside = columns if inside is None else inside & columns
         return inside
@@ -479,8 +481,8 @@ def _tile(shape: tuple[int, ...], dtype: Any, precision: jax.lax.PrecisionLike) 
     sums = spectral.accumulation_dtype(dtype)
     if interpret:
         platform = INTERPRETED
-    elif sums == jnp.float64:
-        raise ValueError("implementation='pallas' takes no float64 on GPU or TPU.")
+    elif sums == jnp.float64 or (platform == "tpu" and dtype == jnp.float16):
+        raise ValueError(f"implementation='pallas' takes no {dtype} on {platform.upper()}.")
     if platform == "gpu":
         heads, width, block, steps = _gpu_blocks(shape, interpret)
     else:
@@ -500,8 +502,7 @@ def _gpu_blocks(shape: tuple[int, ...], interpret: bool) -> tuple[int, int, int,
         raise ValueError(f"implementation='pallas' takes H up to {GPU_SIZE} on GPU; got H = {size}.")
     block = GPU_BLOCK.get(width, GPU_BLOCK["default"])
     blocks = math.ceil(length / block)
-    # Chunks of fewer than 8 H tokens would move more than an eighth of a unit as partial sums.
-    steps = max(math.prod(rest) * heads * blocks // GPU_PROGRAMS, 8 * width // block)
+    steps = max(math.prod(rest) * heads * blocks // GPU_PROGRAMS, GPU_CHUNK * width // block, 1)
     return 1, width, block, min(steps, blocks)
 
 
