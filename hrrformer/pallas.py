@@ -1,44 +1,45 @@
-"""The passes of `hrrformer.passes` as fused kernels, written in Pallas, for GPU and TPU.
+"""The passes of `hrrformer.passes` as fused kernels for GPU and TPU, written in Pallas.
 
-Each of the four passes is one kernel that reads its operands once and writes its results once; whatever lies
-between, such as v̂ or its cotangent, stays in registers or on-chip memory. The H × H Hankel matrix of the
-memory is made by XLA and read by every program. Sums over tokens leave a program as one H × H matrix for every
-chunk of tokens, which XLA adds and folds: nothing is added atomically, and a result is the same on every run.
+Each of the four passes is one kernel that reads its operands once and writes its results once; what lies
+between, such as v̂ or its cotangent, stays in registers or on-chip memory. XLA makes the H × H Hankel matrix of
+the memory, which every program reads. A sum over tokens leaves a program as one H × H matrix for each chunk of
+tokens, and XLA adds and folds these: nothing is added atomically, and results are the same on every run.
 
-What a pass must move, in units of T·N·H numbers (a sequence's query, say), is its floor; scores, masks,
-Hankel matrices and partial sums come on top, about 1/H, 1/H, H/T and H/chunk of a unit each:
+What a pass must move at least is its floor. In units of T·N·H numbers, those of a sequence's query:
 
-    forward    superpose             k, v → β                          2
-               scores                q, v, β → a (and v̂ / rms(v̂))      2 (3 with output="unbound")
-               the weighted values   w, v → o, by XLA                  2 (0)
-                                                                       6 (5)
-    backward   ⟨o_bar, v⟩            by XLA                            2 (0)
-               pull_scores           q, v, o_bar, β → dq, dv', γ       5
-               pull_superposition    k, v, dv', γ → dk, dv             5
-                                                                      12 (10)
+    forward    superpose             k, v → β                           2
+               scores                q, v, β → a  (v̂ / rms(v̂) as well)  2  (3 with output="unbound")
+               the weighted values   w, v → o, by XLA                   2  (0)
+                                                                        6  (5)
+    backward   ⟨o_bar, v⟩            by XLA                             2  (0)
+               pull_scores           q, v, o_bar, β → dq, dv', γ        5
+               pull_superposition    k, v, dv', γ → dk, dv              5
+                                                                       12  (10)
 
-The values are read again to be weighted since the softmax's normaliser is a sum over the sequence: no kernel
-knows it before it has seen the last token. ⟨o_bar, v⟩ stands apart in the backward for the same reason. The
-partial cotangent dv' is float32, as in `hrrformer.passes`, so that 16-bit gradients are rounded once: for
-16-bit inputs it counts twice, 14 in all. The exact inverse is made by XLA before, and pulled back after, in
-float32.
+Scores, masks and Hankel matrices come on top, about 1/H of a unit each, and partial sums, up to a quarter of a
+unit for each of the two sums on GPU and on TPU. The values are read again to be weighted, and ⟨o_bar, v⟩ stands
+apart, because the softmax is normalised by a sum over the sequence, which no kernel knows before it has seen
+the last token. The partial cotangent dv' is float32, as in `hrrformer.passes`, so that 16-bit gradients are
+rounded once: written and read, it makes the backward 14 (12) units of 16-bit numbers. The exact inverse is
+made by XLA beforehand, in float32, and pulled back afterwards, which is more.
 
-Which lowering:
-  GPU: Triton. Of Pallas's two it alone takes a kernel of plain blocks, on Ampere as on Hopper, in every JAX
-    from 0.10 to 0.12. Mosaic GPU no longer takes `pallas_call` in 0.12, and wants layouts and matrix
-    instructions chosen by hand for each generation. JAX 0.12 warns that Triton will leave Pallas (a
-    DeprecationWarning): these kernels will then have to move. H up to 128; each head's rows are padded inside
-    to a power of two.
-  TPU: Mosaic. Blocks end in whole tiles of 128 lanes: the heads of a token lie side by side, and a program
-    takes as many as fill a multiple of 128 lanes, two with H = 64, under one block-diagonal Hankel matrix.
-    Where no such number divides N, it takes all of them. A program's heads hold at most 512 numbers.
-  CPU: interpret mode, for tests: slow, any H.
+Which lowering runs:
 
-This is an explicit choice, and untimed: it has been compiled for H100 and TPU v5e but run on neither, and
+- GPU: Triton. Of Pallas's two it alone takes a kernel of plain blocks, on A100 as on H100, in JAX 0.10 and 0.12.
+  Mosaic GPU no longer takes `pallas_call` in 0.12, and wants layouts and matrix instructions chosen by hand for
+  each generation. JAX 0.12 warns that Triton is deprecated and will leave Pallas: then these kernels have to
+  move. H goes up to 128, padded inside to a power of two. Without `precision`, products of float32 are three of
+  TF32 on the matrix units (`DotAlgorithmPreset.TF32_TF32_F32_X3`), correct to a few units in the last place.
+- TPU: Mosaic, whose blocks end in whole tiles of 128 lanes. The heads of a token lie side by side, and a program
+  takes as many as fill a multiple of 128 lanes (two with H = 64) under one block-diagonal Hankel matrix, or all
+  of them where no such number divides N; together they may have 512 numbers. No float16.
+- CPU: interpret mode, for tests: slow, with any H.
+
+This is an explicit choice and untimed: compiled for A100, H100 and TPU v5e, but run on none, so that
 `implementation=None` never takes it. `experiments/pallas_speed.py` says what it is worth on your device.
-`jax.vmap` and `jax.jit` work. First derivatives only: JAX refuses to differentiate a kernel again. XLA cannot
-divide a kernel among devices: for several use `jax.shard_map` with `axis_name` (in interpret mode with
-`check_vma=False`, without which JAX's interpreter fails).
+`jax.jit` and `jax.vmap` work. There are first derivatives only: a second raises NotImplementedError. XLA cannot
+divide a kernel among devices: under `jax.jit` with sharded inputs it gathers them first. Use `jax.shard_map`
+with `axis_name`, in interpret mode with `check_vma=False`, since JAX's interpreter fails with it.
 """
 
 import dataclasses
@@ -58,18 +59,20 @@ from hrrformer import passes, spectral
 
 # Which platform's blocks the interpreter takes on CPU, "gpu" or "tpu".
 INTERPRETED = "gpu"
-# GPU: the largest padded H; tokens that a program computes on at a time, by padded H; how many programs a kernel
-# should at least be cut into, where programs then go through several such blocks.
+# GPU: the largest padded H; tokens that a program computes on at a time, by padded H; into how many programs a
+# kernel is cut, which go through several such blocks each.
 GPU_SIZE = 128
 GPU_BLOCK = {128: 32, "default": 64}
 GPU_PROGRAMS = 512
-GPU_CHUNK = 8  # tokens that a program goes through at least, in units of padded H: fewer cost more partial sums
-# TPU: the most numbers a token may have in a program, all its heads together; numbers of one operand in a block.
+GPU_CHUNK = (
+    8  # tokens that a program goes through at least, in units of padded H: fewer cost more partial sums
+)
+# TPU: the most numbers a token may have in a program, its heads together; numbers of one operand in a block.
 TPU_WIDTH = 512
 TPU_BLOCK_SIZE = 2**17
 
-# What a kernel reads and writes. "tokens": (*B, P, L, N, H). "rows": (*B, P, N, L), one number for every token
-# and head. "valid": (*#B, P, L). "matrix": (*B, 1, N, H, H). "sum": (*B, P, N, H, H), a sum over tokens.
+# What a kernel reads and writes. "tokens": (*B, P, L, N, H). "rows": (*B, P, N, L), a number for every token and
+# head. "valid": (*#B, P, L). "matrix": (*B, 1, N, H, H). "sum": (*B, P, N, H, H), a sum over tokens.
 Kind: TypeAlias = Literal["tokens", "rows", "valid", "matrix", "sum"]
 
 
@@ -247,7 +250,7 @@ class FusedPasses(passes.Passes):
         # In `jax.shard_map`, results vary over the devices as any of the operands does.
         varying = frozenset[Any]().union(*(jax.typeof(x).manual_axis_type.varying for _, x in given))
         axes = ManualAxisType(varying=varying)
-        found = pl.pallas_call(
+        call = pl.pallas_call(
             kernel,
             name=f"hrr_{name}",
             grid=tile.grid,
@@ -259,8 +262,22 @@ class FusedPasses(passes.Passes):
             ],
             compiler_params=tile.compiler_params,
             interpret=tile.interpret,
-        )(*(x for _, x in given))
+        )
+        found = _once_differentiable(call)(*(x for _, x in given))
         return [tile.unview(kind, x) for (kind, _), x in zip(results, found, strict=True)]
+
+
+def _once_differentiable(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, of whose derivative, a second one of the attention, the error tells what else to do."""
+
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise NotImplementedError(
+            "implementation='pallas' has first derivatives only; 'matmul' and 'fft' have them all."
+        )
+
+    call = jax.custom_jvp(call)
+    call.defjvp(refuse)
+    return call
 
 
 class _Place(NamedTuple):
@@ -274,11 +291,11 @@ class _Place(NamedTuple):
 class _Tile:
     """How arrays are cut into blocks, and what a kernel does with a block.
 
-    The grid is (sequences and segments, chunks of tokens, groups of heads); heads run fastest, so that programs
-    that run together read memory that lies together. In a kernel, tokens are (block, width) in float32, 0
-    beyond the sequence and the heads' own numbers; rows are the same, each head's number repeated over its
-    columns, or (block, 1) where there is one head; matrices are (width, width), block-diagonal where there are
-    several heads.
+    The grid is (sequences and segments, chunks of tokens, groups of heads). Heads run fastest, so that programs
+    that run together read memory that lies together. In a kernel, tokens are (block, width) in the dtype of
+    sums, 0 beyond the sequence and the heads' own numbers. Rows are (block, 1), or (block, width) where there
+    are several heads, each one's number repeated over its columns. Matrices are (width, width), block-diagonal
+    where there are several heads.
 
     Attributes:
       shape: (*B, P, L, N, H).

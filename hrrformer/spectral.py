@@ -26,7 +26,7 @@ IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 def resolve_implementation(
     implementation: str | None, size: int, known: tuple[str, ...] = IMPLEMENTATIONS
 ) -> str:
-    """Returns the implementation to use for vectors of `size` numbers; an explicit choice of a known one is obeyed.
+    """Returns the implementation to use for vectors of `size` numbers; an explicit choice is obeyed.
 
     `None` takes the matrix product up to size 64 on CPU, where it was measured faster than the real FFT,
     and up to 256 on GPU and TPU, whose matrix units move the crossover up (there a rule of thumb).

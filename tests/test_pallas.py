@@ -1,4 +1,4 @@
-"""`implementation="pallas"`: against the oracle in interpret mode, and lowered for GPU and TPU without one."""
+"""`implementation="pallas"`: against the oracle when interpreted, and lowered for GPU and TPU without one."""
 
 import functools
 import warnings
@@ -20,6 +20,7 @@ from test_attention import (
     draw,
     error,
     expected,
+    jitted_once,
     pull_back,
     run,
 )
@@ -64,7 +65,7 @@ def fused(arrays, mask=None, dtype="float32", **variant):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("layout", BLOCKS)
+@pytest.mark.parametrize("layout", BLOCKS[1:])
 def test_value_and_gradient_are_the_oracles(name, layout, blocks):
     blocks(layout)
     odd = (list(VARIANTS).index(name) + BLOCKS.index(layout)) % 2
@@ -75,9 +76,9 @@ def test_value_and_gradient_are_the_oracles(name, layout, blocks):
 @pytest.mark.parametrize("layout", BLOCKS)
 def test_without_a_mask(layout, blocks):
     blocks(layout)
-    for name in BOTH:
-        arrays, _, reference = expected(name, SHAPE, masked=False, dtype="float32")
-        assert_near(fused(arrays, **VARIANTS[name]), reference, TOLERANCE["float32"])
+    name = BOTH[layout == "gpu chunks"]
+    arrays, _, reference = expected(name, SHAPE, masked=False, dtype="float32")
+    assert_near(fused(arrays, **VARIANTS[name]), reference, TOLERANCE["float32"])
 
 
 @pytest.mark.parametrize(
@@ -108,36 +109,40 @@ def test_double_precision(blocks, x64):
 # The other implementations.
 
 
-@pytest.mark.parametrize("layout", BLOCKS)
 @pytest.mark.parametrize(
-    "shape", [(1, 150, 2, 64), (1, 40, 2, 20), (5, 1, 2), (2, 1, 3, 2, 17)], ids=str
-)  # several blocks of a TPU, padded H, one token, more axes of batch
-def test_shapes(shape, layout, blocks):
+    ("shape", "name", "layout"),
+    [
+        ((1, 150, 2, 64), "paper", "tpu"),  # two blocks of two heads
+        ((1, 150, 2, 64), "unbound", "gpu chunks"),
+        ((1, 20, 2, 20), "paper", "gpu"),  # padded H
+        ((5, 1, 2), "unbound", "gpu"),  # one head, no batch
+        ((2, 1, 3, 2, 17), "paper", "gpu chunks"),  # two axes of batch
+        ((2, 1, 3, 4, 96), "unbound", "tpu"),
+    ],
+    ids=str,
+)
+def test_equal_to_matmul(shape, name, layout, blocks):
     blocks(layout)
-    arrays = draw(shape[:-1] + (max(shape[-1], 2),), seed=21)
-    *_, length, _, _ = shape
-    mask = np.arange(length) != length // 2 if length > 1 else None
-    if mask is not None:
-        mask = np.broadcast_to(mask, arrays[0].shape[:-2])
-    for name in ("paper", "unbound"):
-        reference = run(arrays, mask, implementation="matmul", **VARIANTS[name])
-        assert_near(fused(arrays, mask, **VARIANTS[name]), reference, 1e-5)
+    arrays = draw(shape, seed=21)
+    length = shape[-3]
+    mask = np.broadcast_to(np.arange(length) != length // 2, shape[:-2])
+    reference = run(arrays, mask, jitted=jitted_once, implementation="matmul", **VARIANTS[name])
+    assert_near(fused(arrays, mask, **VARIANTS[name]), reference, 1e-5)
 
 
-@pytest.mark.parametrize("layout", BLOCKS)
-def test_nothing_valid_and_zero_vectors(layout, blocks):
+@pytest.mark.parametrize(("name", "layout"), [("paper", "tpu"), ("exact unbound rescale", "gpu chunks")])
+def test_nothing_valid_and_zero_vectors(name, layout, blocks):
     blocks(layout)
     arrays = draw(EVEN, seed=5)
     for x in arrays[:3]:
         x[1, 3:5] = 0.0
     mask = np.array([[False] * 13, [True] * 13])
-    for name in BOTH:
-        found = fused(arrays, mask, **VARIANTS[name])
-        reference = run(arrays, mask, implementation="matmul", **VARIANTS[name])
-        for x, y in zip(found, reference, strict=True):
-            np.testing.assert_array_equal(x[0], 0.0)
-            assert np.isfinite(x).all()
-            np.testing.assert_array_equal(np.asarray(x) == 0.0, np.asarray(y) == 0.0)
+    found = fused(arrays, mask, **VARIANTS[name])
+    reference = run(arrays, mask, implementation="matmul", **VARIANTS[name])
+    for x, y in zip(found, reference, strict=True):
+        np.testing.assert_array_equal(x[0], 0.0)
+        assert np.isfinite(x).all()
+        np.testing.assert_array_equal(np.asarray(x) == 0.0, np.asarray(y) == 0.0)
 
 
 def test_vmap(blocks):
@@ -164,7 +169,7 @@ def test_the_layer_takes_it():
     layer = HRRAttention(num_heads=2, in_features=8, implementation="pallas", rngs=nnx.Rngs(0))
     reference = HRRAttention(num_heads=2, in_features=8, implementation="matmul", rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), jnp.float32)
-    assert error(layer(x), reference(x)) < 1e-5
+    assert error(nnx.jit(layer)(x), nnx.jit(reference)(x)) < 1e-5
 
 
 # Several devices.
@@ -187,8 +192,7 @@ def step(axis_name, q, k, v, mask, temperature):
     return *results, *slopes
 
 
-def sharded_step(devices, **options):
-    mesh = jax.make_mesh((4,), ("length",), axis_types=(AxisType.Auto,), devices=devices)
+def sharded_step(mesh, **options):
     tokens = PartitionSpec(None, "length")
     return jax.shard_map(
         functools.partial(step, "length"),
@@ -207,8 +211,9 @@ def test_four_devices_in_shard_map_equal_one(layout, blocks):
     arguments = (q, k, v, mask, jnp.float32(0.5))
     one = jax.jit(functools.partial(step, None))(*arguments)
     # JAX's interpreter of kernels fails with `check_vma=True`.
-    four = jax.jit(sharded_step(jax.devices()[:4], check_vma=False))(*arguments)
-    assert_near(four, one, 1e-6)
+    mesh = jax.make_mesh((4,), ("length",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    four = jax.jit(sharded_step(mesh, check_vma=False))(*arguments)
+    assert_near(four, one, 1e-5)
 
 
 # Lowering for devices that are not here.
@@ -222,16 +227,19 @@ def platform(request, monkeypatch):
     return request.param
 
 
-def lowered(platform, function, *arguments):
-    """The text of the program for this platform; for GPU an H100, where JAX asks which."""
-    trace = jax.jit(lambda *x: function(*x)).trace(*arguments)
-    if platform == "tpu":
-        return trace.lower(lowering_platforms=(platform,)).as_text()
-    device = AbstractDevice("NVIDIA H100", None, platform="gpu")
-    mesh = AbstractMesh((1,), ("devices",), abstract_device=device)
+def mesh_of(platform, devices):
+    """Devices that are not here; JAX 0.12 lowers a kernel for a GPU that it knows."""
+    device = AbstractDevice("NVIDIA H100", None, platform="gpu") if platform == "cuda" else None
+    return AbstractMesh((devices,), ("length",), axis_types=(AxisType.Auto,), abstract_device=device)
+
+
+def lowered_kernels(platform, mesh, function, *arguments):
+    """How many kernels the program for this platform calls."""
     with warnings.catch_warnings(), jax.sharding.use_abstract_mesh(mesh):
         warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
-        return trace.lower(lowering_platforms=(platform,)).as_text()
+        trace = jax.jit(lambda *x: function(*x)).trace(*arguments)
+        text = trace.lower(lowering_platforms=(platform,)).as_text()
+    return text.count({"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}[platform])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -239,14 +247,21 @@ def lowered(platform, function, *arguments):
 def test_kernels_lower(shape, dtype, platform):
     x = jax.ShapeDtypeStruct(shape, dtype)
     mask = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
-    kernel = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}[platform]
+    mesh = mesh_of(platform, 1)
     for variant in ({}, {"inverse": "exact", "output": "unbound"}):
 
         def forward(q, k, v, mask, variant=variant):
             return jnp.sum(hrr_attention(q, k, v, mask=mask, implementation="pallas", **variant))
 
         for function, kernels in ((forward, 2), (jax.grad(forward, argnums=(0, 1, 2)), 4)):
-            assert lowered(platform, function, x, x, x, mask).count(kernel) == kernels
+            assert lowered_kernels(platform, mesh, function, x, x, x, mask) == kernels
+
+
+def test_shard_map_lowers_with_its_checks(platform):
+    x = jax.ShapeDtypeStruct((2, 512, 4, 64), jnp.float32)
+    mask, tau = jax.ShapeDtypeStruct((2, 512), jnp.bool_), jax.ShapeDtypeStruct((), jnp.float32)
+    mesh = mesh_of(platform, 4)
+    assert lowered_kernels(platform, mesh, sharded_step(mesh), x, x, x, mask, tau) == 4
 
 
 # Refusals.
@@ -277,15 +292,18 @@ def test_only_an_explicit_choice(monkeypatch, untyped):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
         for size in (8, 64, 128, 512):
             assert resolve_implementation(None, size, IMPLEMENTATIONS) != "pallas"
-    with pytest.raises(ValueError, match="implementation must be None or one of 'fft', 'matmul'; got 'pallas'"):
+    with pytest.raises(
+        ValueError, match="implementation must be None or one of 'fft', 'matmul'; got 'pallas'"
+    ):
         to_spectrum(jnp.ones(8), "pallas")
 
 
 def test_no_second_derivatives():
-    q, k, v = (jnp.asarray(x, jnp.float32) for x in draw((4, 2, 8), seed=24)[:3])
+    x = jax.ShapeDtypeStruct((4, 2, 8), jnp.float32)
 
-    def slope(q):
-        return jax.grad(lambda q: jnp.sum(hrr_attention(q, k, v, implementation="pallas")))(q)
+    def slope(q, k):
+        return jax.grad(lambda q: jnp.sum(hrr_attention(q, k, k, implementation="pallas")))(q)
 
-    with pytest.raises(Exception, match=""):
-        jax.jvp(slope, (q,), (q,))
+    for twice in (jax.jacfwd(slope), jax.jacrev(slope)):
+        with pytest.raises(NotImplementedError, match="implementation='pallas' has first derivatives only"):
+            jax.eval_shape(twice, x, x)
