@@ -104,7 +104,7 @@ def hrr_attention(
       output: "weighted" is the paper's; "unbound" returns the unbound vectors, scaled to root mean
         square 1 (0 where v̂_t = 0); the weights do not enter it.
       return_weights: also return the weights w.
-      precision: of the matrix products of "matmul". None means full float32 products, except for the
+      precision: of the matrix products of "matmul" and "pallas". None means full float32 products, except for the
         transforms of 16-bit inputs, which take the platform's default.
 
     Returns:
@@ -116,7 +116,7 @@ def hrr_attention(
       ValueError: for shapes that differ (cross-attention with another length included), a mask or temperature
         of any other shape, or an unknown inverse, implementation or output. Each message says what came.
 
-    Cost: O(T·H log H) time (O(T·H²) with "matmul") and O(T·H) memory per head and sequence.
+    Cost: O(T·H log H) time (O(T·H²) by matrix products) and O(T·H) memory per head and sequence.
 
     The weights depend on the scale of neither query, key nor value: cosines are guarded relative to
     magnitude, β is normalised per head, and only the sums of k ⊛ v must lie within float32.

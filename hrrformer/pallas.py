@@ -1,9 +1,10 @@
 """The passes of `hrrformer.passes` as fused kernels for GPU and TPU, written in Pallas.
 
 Each of the four passes is one kernel that reads its operands once and writes its results once; what lies
-between, such as v̂ or its cotangent, stays in registers or on-chip memory. XLA makes the H × H Hankel matrix of
-the memory, which every program reads. A sum over tokens leaves a program as one H × H matrix for each chunk of
-tokens, and XLA adds and folds these: nothing is added atomically, and results are the same on every run.
+between, such as v̂ or its cotangent, stays in registers or on-chip memory. XLA makes the H × H Hankel
+matrix of the memory, which every program reads. A sum over tokens leaves a program as one H × H matrix
+for each chunk of tokens, and XLA adds and folds these: nothing is added atomically, and results are the
+same on every run.
 
 What a pass must move at least is its floor. In units of T·N·H numbers, those of a sequence's query:
 
@@ -16,30 +17,33 @@ What a pass must move at least is its floor. In units of T·N·H numbers, those 
                pull_superposition    k, v, dv', γ → dk, dv              5
                                                                        12  (10)
 
-Scores, masks and Hankel matrices come on top, about 1/H of a unit each, and partial sums, up to a quarter of a
-unit for each of the two sums on GPU and on TPU. The values are read again to be weighted, and ⟨o_bar, v⟩ stands
-apart, because the softmax is normalised by a sum over the sequence, which no kernel knows before it has seen
-the last token. The partial cotangent dv' is float32, as in `hrrformer.passes`, so that 16-bit gradients are
-rounded once: written and read, it makes the backward 14 (12) units of 16-bit numbers. The exact inverse is
-made by XLA beforehand, in float32, and pulled back afterwards, which is more.
+Scores, masks and Hankel matrices come on top, about 1/H of a unit each, and partial sums, up to a quarter
+of a unit for each of the two sums on GPU and on TPU. The values are read again to be weighted, and
+⟨o_bar, v⟩ stands apart, because the softmax is normalised by a sum over the sequence, which no kernel
+knows before it has seen the last token. The partial cotangent dv' is float32, as in `hrrformer.passes`,
+so that 16-bit gradients are rounded once: written and read, it makes the backward 14 (12) units of 16-bit
+numbers. The exact inverse is made by XLA beforehand, in float32, and pulled back afterwards, which is
+more.
 
 Which lowering runs:
 
-- GPU: Triton. Of Pallas's two it alone takes a kernel of plain blocks, on A100 as on H100, in JAX 0.10 and 0.12.
-  Mosaic GPU no longer takes `pallas_call` in 0.12, and wants layouts and matrix instructions chosen by hand for
-  each generation. JAX 0.12 warns that Triton is deprecated and will leave Pallas: then these kernels have to
-  move. H goes up to 128, padded inside to a power of two. Without `precision`, products of float32 are three of
-  TF32 on the matrix units (`DotAlgorithmPreset.TF32_TF32_F32_X3`), correct to a few units in the last place.
-- TPU: Mosaic, whose blocks end in whole tiles of 128 lanes. The heads of a token lie side by side, and a program
-  takes as many as fill a multiple of 128 lanes (two with H = 64) under one block-diagonal Hankel matrix, or all
-  of them where no such number divides N; together they may have 512 numbers. No float16.
+- GPU: Triton. Of Pallas's two it alone takes a kernel of plain blocks, on A100 as on H100, in JAX 0.10
+  and 0.12. Mosaic GPU no longer takes `pallas_call` in 0.12, and wants layouts and matrix instructions
+  chosen by hand for each generation. JAX 0.12 warns that Triton is deprecated and will leave Pallas: then
+  these kernels have to move. H goes up to 128, padded inside to a power of two. Without `precision`,
+  products of float32 are three of TF32 on the matrix units (`DotAlgorithmPreset.TF32_TF32_F32_X3`),
+  float32 but for the last bits.
+- TPU: Mosaic, whose blocks end in whole tiles of 128 lanes. The heads of a token lie side by side, and a
+  program takes as many as fill a multiple of 128 lanes (two with H = 64) under one block-diagonal Hankel
+  matrix, or all of them where no such number divides N; together they may have 512 numbers. No float16.
 - CPU: interpret mode, for tests: slow, with any H.
 
 This is an explicit choice and untimed: compiled for A100, H100 and TPU v5e, but run on none, so that
 `implementation=None` never takes it. `experiments/pallas_speed.py` says what it is worth on your device.
-`jax.jit` and `jax.vmap` work. There are first derivatives only: a second raises NotImplementedError. XLA cannot
-divide a kernel among devices: under `jax.jit` with sharded inputs it gathers them first. Use `jax.shard_map`
-with `axis_name`, in interpret mode with `check_vma=False`, since JAX's interpreter fails with it.
+`jax.jit` and `jax.vmap` work. There are first derivatives only: a second raises NotImplementedError. XLA
+cannot divide a kernel among devices: under `jax.jit` with sharded inputs it gathers them first. Use
+`jax.shard_map` with `axis_name`, in interpret mode with `check_vma=False`, since JAX's interpreter fails
+with it.
 """
 
 import dataclasses
@@ -59,8 +63,8 @@ from hrrformer import passes, spectral
 
 # Which platform's blocks the interpreter takes on CPU, "gpu" or "tpu".
 INTERPRETED = "gpu"
-# GPU: the largest padded H; tokens that a program computes on at a time, by padded H; into how many programs a
-# kernel is cut, which go through several such blocks each.
+# GPU: the largest padded H; tokens that a program computes on at a time, by padded H; into how many programs
+# a kernel is cut, which go through several such blocks each.
 GPU_SIZE = 128
 GPU_BLOCK = {128: 32, "default": 64}
 GPU_PROGRAMS = 512
@@ -71,9 +75,11 @@ GPU_CHUNK = (
 TPU_WIDTH = 512
 TPU_BLOCK_SIZE = 2**17
 
-# What a kernel reads and writes. "tokens": (*B, P, L, N, H). "rows": (*B, P, N, L), a number for every token and
-# head. "valid": (*#B, P, L). "matrix": (*B, 1, N, H, H). "sum": (*B, P, N, H, H), a sum over tokens.
+# What a kernel reads and writes. "tokens": (*B, P, L, N, H). "rows": (*B, P, N, L), a number for every token
+# and head. "valid": (*#B, P, L). "matrix": (*B, 1, N, H, H). "sum": (*B, P, N, H, H), a sum over tokens.
 Kind: TypeAlias = Literal["tokens", "rows", "valid", "matrix", "sum"]
+Operand: TypeAlias = tuple[Kind, Array | None]
+Result: TypeAlias = tuple[Kind, Any]
 
 
 class FusedPasses(passes.Passes):
@@ -100,7 +106,7 @@ class FusedPasses(passes.Passes):
         def block(k: Array, v: Array, valid: Array | None) -> tuple[Array, ...]:
             return (self._tile.product_over_tokens(_kept(k, valid), v),)
 
-        operands = [("tokens", key), ("tokens", value), ("valid", self._valid)]
+        operands: list[Operand] = [("tokens", key), ("tokens", value), ("valid", self._valid)]
         (products,) = self._call("superpose", block, operands, [("sum", self._dtype)])
         return self._finish(products)
 
@@ -117,13 +123,15 @@ class FusedPasses(passes.Passes):
             return (cosines, _kept(unit * self._root_size, valid)) if unbound else (cosines,)
 
         cue = self._cue(query.astype(self._dtype)) if self._exact else query
-        operands = [
+        operands: list[Operand] = [
             ("tokens", cue),
             ("tokens", value),
             ("matrix", self._maps.prepare(memory)),
             ("valid", self._valid if unbound else None),
         ]
-        results = [("rows", self._dtype)] + [("tokens", query.dtype)] * unbound
+        results: list[Result] = [("rows", self._dtype)]
+        if unbound:
+            results.append(("tokens", query.dtype))
         scores, *out = self._call("scores", block, operands, results)
         return scores, out[0] if unbound else None
 
@@ -169,7 +177,7 @@ class FusedPasses(passes.Passes):
             cue, pull = jax.vjp(self._cue, query.astype(self._dtype))
         else:
             cue = query
-        operands = [
+        operands: list[Operand] = [
             ("tokens", cue),
             ("tokens", value),
             ("tokens", out_bar),
@@ -179,7 +187,7 @@ class FusedPasses(passes.Passes):
             ("rows", weights),
             ("valid", self._valid if weights is None else None),
         ]
-        results = [("tokens", cue.dtype), ("tokens", self._dtype), ("sum", self._dtype)]
+        results: list[Result] = [("tokens", cue.dtype), ("tokens", self._dtype), ("sum", self._dtype)]
         cue_bar, value_bar, products = self._call("pull_scores", block, operands, results)
         query_bar = cue_bar if pull is None else pull(cue_bar)[0].astype(query.dtype)
         return query_bar, value_bar, self._finish(products)
@@ -194,14 +202,14 @@ class FusedPasses(passes.Passes):
             key_bar = _kept(tile.product(v, matrix), valid)
             return key_bar, v_bar + _kept(tile.product(k, matrix), valid)
 
-        operands = [
+        operands: list[Operand] = [
             ("tokens", key),
             ("tokens", value),
             ("tokens", value_bar),
             ("matrix", self._maps.prepare(memory_bar)),
             ("valid", self._valid),
         ]
-        results = [("tokens", key.dtype), ("tokens", value.dtype)]
+        results: list[Result] = [("tokens", key.dtype), ("tokens", value.dtype)]
         key_bar, value_bar = self._call("pull_superposition", block, operands, results)
         return key_bar, value_bar
 
@@ -209,8 +217,8 @@ class FusedPasses(passes.Passes):
         self,
         name: str,
         block: Callable[..., tuple[Array, ...]],
-        operands: Sequence[tuple[Kind, Array | None]],
-        results: Sequence[tuple[Kind, Any]],
+        operands: Sequence[Operand],
+        results: Sequence[Result],
     ) -> list[Array]:
         """Runs `block` on every block of tokens of every head, in one kernel.
 
@@ -221,7 +229,9 @@ class FusedPasses(passes.Passes):
           results: kind and dtype; a sum comes last.
         """
         tile = self._tile
-        given = [(kind, tile.view(kind, x)) for kind, x in operands if x is not None]
+        given: list[tuple[Kind, Array]] = [
+            (kind, tile.view(kind, x)) for kind, x in operands if x is not None
+        ]
         summed = results[-1][0] == "sum"
 
         def kernel(*refs: Any) -> None:
@@ -291,11 +301,11 @@ class _Place(NamedTuple):
 class _Tile:
     """How arrays are cut into blocks, and what a kernel does with a block.
 
-    The grid is (sequences and segments, chunks of tokens, groups of heads). Heads run fastest, so that programs
-    that run together read memory that lies together. In a kernel, tokens are (block, width) in the dtype of
-    sums, 0 beyond the sequence and the heads' own numbers. Rows are (block, 1), or (block, width) where there
-    are several heads, each one's number repeated over its columns. Matrices are (width, width), block-diagonal
-    where there are several heads.
+    The grid is (sequences and segments, chunks of tokens, groups of heads). Heads run fastest, so that
+    programs that run together read memory that lies together. In a kernel, tokens are (block, width) in
+    the dtype of sums, 0 beyond the sequence and the heads' own numbers. Rows are (block, 1), or (block,
+    width) where there are several heads, each one's number repeated over its columns. Matrices are
+    (width, width), block-diagonal where there are several heads.
 
     Attributes:
       shape: (*B, P, L, N, H).
