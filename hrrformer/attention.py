@@ -104,8 +104,8 @@ def hrr_attention(
       output: "weighted" is the paper's; "unbound" returns the unbound vectors, scaled to root mean
         square 1 (0 where v̂_t = 0); the weights do not enter it.
       return_weights: also return the weights w.
-      precision: of the matrix products of "matmul" and "pallas". None means full float32 products, except for the
-        transforms of 16-bit inputs, which take the platform's default.
+      precision: of the matrix products of "matmul" and "pallas". None means full float32 products, except
+        for those of 16-bit inputs, which take the platform's default.
 
     Returns:
       The output o, (*B, T, N, H) in the dtype of `value`; with return_weights=True also the weights

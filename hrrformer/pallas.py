@@ -35,15 +35,16 @@ Which lowering runs:
   float32 but for the last bits.
 - TPU: Mosaic, whose blocks end in whole tiles of 128 lanes. The heads of a token lie side by side, and a
   program takes as many as fill a multiple of 128 lanes (two with H = 64) under one block-diagonal Hankel
-  matrix, or all of them where no such number divides N; together they may have 512 numbers. No float16.
+  matrix, or all of them where no such number divides N; together they may have 512 numbers. That is how
+  projections leave heads in memory; inputs that lie there otherwise are copied first. No float16.
 - CPU: interpret mode, for tests: slow, with any H.
 
 This is an explicit choice and untimed: compiled for A100, H100 and TPU v5e, but run on none, so that
 `implementation=None` never takes it. `experiments/pallas_speed.py` says what it is worth on your device.
-`jax.jit` and `jax.vmap` work. There are first derivatives only: a second raises NotImplementedError. XLA
-cannot divide a kernel among devices: under `jax.jit` with sharded inputs it gathers them first. Use
-`jax.shard_map` with `axis_name`, in interpret mode with `check_vma=False`, since JAX's interpreter fails
-with it.
+`jax.jit` and `jax.vmap` work. There are first derivatives only: a second raises NotImplementedError. A
+kernel cannot be divided among devices by XLA: under `jax.jit` with sharded inputs XLA gathers them on
+GPU, and JAX raises NotImplementedError on TPU. Use `jax.shard_map` with `axis_name`, in interpret mode
+with `check_vma=False`, since JAX's interpreter fails otherwise.
 """
 
 import dataclasses
