@@ -87,7 +87,7 @@ class FusedPasses(passes.Passes):
     """`hrrformer.passes.Passes` by one kernel a pass; same arguments, but for the implementation's name.
 
     Raises:
-      ValueError: where the platform has no blocks for H, or for float64 on GPU or TPU.
+      ValueError: where the platform has no blocks for H; for float64 on GPU or TPU, and float16 on TPU.
     """
 
     def __init__(
