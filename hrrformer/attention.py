@@ -5,7 +5,7 @@ included), T length, N heads, H head size. K = H // 2 + 1 is the number of Fouri
 """
 
 import functools
-from typing import Any, Literal, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ from jaxtyping import Array, Bool, Float
 from hrrformer import causal, passes, spectral
 from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.passes import Options, Passes
-from hrrformer.spectral import Implementation, accumulation_dtype
+from hrrformer.spectral import accumulation_dtype
 
+Implementation: TypeAlias = Literal["fft", "matmul", "pallas"]
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 INVERSES = ("approximate", "exact")
 OUTPUTS = ("weighted", "unbound")
 AxisName: TypeAlias = str | tuple[str, ...]
@@ -98,15 +100,17 @@ def hrr_attention(
         everywhere. Gradients are finite in both cases.
       inverse: "approximate" is the involution of the authors' code; "exact" is the inverse of the
         paper's text, guarded where |F(q)| vanishes, see `hrrformer.inverse`.
-      implementation: "fft" (real FFT) or "matmul" (matrix product); None picks by H and platform.
+      implementation: "fft" (real FFT) or "matmul" (matrix product); None picks one of these two by H and
+        platform. "pallas", the matrix product in fused kernels for GPU and TPU, stands behind an explicit
+        choice, untimed; see `hrrformer.pallas` for its limits.
       rescale: multiply the weights by the number of valid tokens, so that their mean is 1 and the
         output keeps the size of the values at every length. The paper's weights sum to 1.
       temperature: τ > 0; a number or an array that broadcasts to (*B, 1, N), such as (N,) for one a head.
       output: "weighted" is the paper's; "unbound" returns the unbound vectors, scaled to root mean
         square 1 (0 where v̂_t = 0); the weights do not enter it.
       return_weights: also return the weights w.
-      precision: of the matrix products of "matmul". None means full float32 products, except for the
-        transforms of 16-bit inputs, which take the platform's default.
+      precision: of the matrix products of "matmul" and "pallas". None means full float32 products, except
+        for those of 16-bit inputs, which take the platform's default.
 
     Returns:
       The output o, (*B, T, N, H) in the dtype of `value`; with return_weights=True also the weights
@@ -117,7 +121,7 @@ def hrr_attention(
       ValueError: for shapes that differ (cross-attention with another length included), a mask or temperature
         of any other shape, or an unknown inverse, implementation or output. Each message says what came.
 
-    Cost: O(T·H log H) time (O(T·H²) with "matmul") and O(T·H) memory per head and sequence.
+    Cost: O(T·H log H) time (O(T·H²) by matrix products) and O(T·H) memory per head and sequence.
 
     The weights depend on the scale of neither query, key nor value: cosines are guarded relative to
     magnitude, β is normalised per head, and only the sums of k ⊛ v must lie within float32.
@@ -136,7 +140,8 @@ def hrr_attention(
     if is_causal and axis_name is not None:
         raise ValueError("axis_name must be None with is_causal=True: the past would be on other devices.")
     given = _check(query, key, value, mask, temperature, inverse, output)
-    chosen = spectral.resolve_implementation(implementation, query.shape[-1])
+    known = spectral.IMPLEMENTATIONS if is_causal else IMPLEMENTATIONS
+    chosen = spectral.resolve_implementation(implementation, query.shape[-1], known)
     options = Options(chosen, inverse, rescale, output, precision, axis_name)
     if is_causal:
         *batch, _, heads, size = query.shape
@@ -251,7 +256,7 @@ def _forward(
     temperature: Array | None,
 ) -> tuple[tuple[Array, Array], tuple[Any, ...]]:
     """Output and weights, and what the backward needs: the inputs, the memory and the scores."""
-    run = Passes(options, query.shape, query.dtype, valid)
+    run = _passes(options, query, valid)
     memory, peak = _normalise(_sum_over_devices(run.superpose(key, value), options.axis_name))
     scores, out = run.scores(query, value, memory, unbound=options.output == "unbound")
     weights = _softmax(options, scores, valid, temperature)
@@ -265,7 +270,7 @@ def _backward(
 ) -> tuple[Array, Array, Array, None, Array | None]:
     query, key, value, valid, temperature, memory, peak, scores = kept
     out_bar, weights_bar = bars
-    run = Passes(options, query.shape, query.dtype, valid)
+    run = _passes(options, query, valid)
     weights, pull = jax.vjp(lambda a, tau: _softmax(options, a, valid, tau), scores, temperature)
     weighted = options.output == "weighted"
     if weighted:
@@ -281,6 +286,13 @@ def _backward(
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _passes(options: Options, query: Array, valid: Array | None) -> Passes:
+    kind = Passes
+    if options.implementation == "pallas":
+        from hrrformer.pallas import FusedPasses as kind  # takes a while to import, and not everyone needs it
+    return kind(options, query.shape, query.dtype, valid)
 
 
 def _sum_over_devices(x: Array, axis_name: Any) -> Array:

@@ -10,9 +10,9 @@ from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from hrrformer.adapter import attend
-from hrrformer.attention import AxisName
+from hrrformer.attention import AxisName, Implementation
 from hrrformer.causal import CausalState, init_causal_state
-from hrrformer.spectral import Implementation, accumulation_dtype
+from hrrformer.spectral import accumulation_dtype
 
 
 class HRRAttention(nn.Module):

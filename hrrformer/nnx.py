@@ -12,9 +12,8 @@ from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Bool, Float
 
 from hrrformer.adapter import attend
-from hrrformer.attention import AxisName
+from hrrformer.attention import AxisName, Implementation
 from hrrformer.causal import CausalState, init_causal_state
-from hrrformer.spectral import Implementation
 
 default_bias_init = nnx.initializers.zeros_init()
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
