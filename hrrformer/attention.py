@@ -79,12 +79,13 @@ def hrr_attention(
 ) -> Float[Array, "*B T N H"] | tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"]]:
     """Holographic self-attention, linear in the length of the sequence.
 
-    For every head, with sums over the valid tokens (all of them without a mask):
+    For every head, with sums over the valid tokens (all of them without a mask; with `is_causal`, of those
+    only the ones up to t):
 
         β   = Σ_t k_t ⊛ v_t                    binding, superposed: the sequence's memory, one H-vector
         v̂_t = q_t* ⊛ β                         unbinding (q_t⁻¹ ⊛ β with inverse="exact")
         a_t = cos(v_t, v̂_t)                    in [-1, 1]
-        w_t = exp(a_t / τ) / Σ_s exp(a_s / τ)   (times the number of valid tokens with rescale=True)
+        w_t = exp(a_t / τ) / Σ_s exp(a_s / τ)   (times the number of summed tokens with rescale=True)
         o_t = w_t v_t                          (v̂_t / rms(v̂_t) with output="unbound")
 
     ⊛ is circular convolution over H, * the involution. A token's output is its own value times one
@@ -100,17 +101,22 @@ def hrr_attention(
         everywhere. Gradients are finite in both cases.
       inverse: "approximate" is the involution of the authors' code; "exact" is the inverse of the
         paper's text, guarded where |F(q)| vanishes, see `hrrformer.inverse`.
-      implementation: "fft" (real FFT) or "matmul" (matrix product); None picks one of these two by H and
-        platform. "pallas", the matrix product in fused kernels for GPU and TPU, stands behind an explicit
-        choice, untimed; see `hrrformer.pallas` for its limits.
+      implementation: how β and v̂ are computed: "matmul" by products with H × H matrices, "fft" by real
+        FFTs, "pallas" by fused kernels for GPU and TPU, untimed so far, see `hrrformer.pallas`. None picks
+        one of the first two by H and platform.
       rescale: multiply the weights by the number of valid tokens, so that their mean is 1 and the
         output keeps the size of the values at every length. The paper's weights sum to 1.
       temperature: τ > 0; a number or an array that broadcasts to (*B, 1, N), such as (N,) for one a head.
       output: "weighted" is the paper's; "unbound" returns the unbound vectors, scaled to root mean
         square 1 (0 where v̂_t = 0); the weights do not enter it.
+      is_causal: token t sums over tokens up to itself, in β and in the softmax: no output depends on a later
+        token. Not with "pallas". For a sequence that comes in pieces see `hrr_attention_step`.
       return_weights: also return the weights w.
-      precision: of the matrix products of "matmul" and "pallas". None means full float32 products, except
-        for those of 16-bit inputs, which take the platform's default.
+      precision: of the matrix products. None means full float32 products, except for products of 16-bit
+        inputs, which take the platform's default.
+      axis_name: inside `jax.shard_map`, the mesh axes that share out T: sums over tokens, of H + 1 numbers a
+        head (H + 2 with a temperature), then go over these devices. None, under `jax.jit` too, where XLA
+        does that by itself. Not with `is_causal`.
 
     Returns:
       The output o, (*B, T, N, H) in the dtype of `value`; with return_weights=True also the weights
@@ -119,16 +125,24 @@ def hrr_attention(
     Raises:
       TypeError: for inputs that are not real floating point, or a mask that is not boolean.
       ValueError: for shapes that differ (cross-attention with another length included), a mask or temperature
-        of any other shape, or an unknown inverse, implementation or output. Each message says what came.
+        of any other shape, an unknown inverse, implementation or output, or `is_causal` with an axis name.
+        Each message says what came.
 
-    Cost: O(T·H log H) time (O(T·H²) by matrix products) and O(T·H) memory per head and sequence.
+    Cost: O(T·H²) time by products, O(T·H log H) by FFT, and O(T·H) memory per head and sequence. For the
+    gradient, q, k, v, β and the scores are kept, and cotangents are written over what they are made of.
 
-    The weights depend on the scale of neither query, key nor value: cosines are guarded relative to
-    magnitude, β is normalised per head, and only the sums of k ⊛ v must lie within float32.
+    Derivatives are in closed form: reverse mode, and forward over reverse (`jax.hessian`) or reverse over
+    reverse. Forward mode alone (`jax.jvp`, `jax.jacfwd`) is refused by JAX, but for `is_causal`.
+
+    The weights do not depend on the scale of query, key or value: norms and cosines are guarded relative to
+    magnitude and β is normalised per head, as long as squared norms of v_t and v̂_t, and the sums of
+    k ⊛ v, are normal float32 numbers, which they are for entries between 1e-18 and 1e18. Smaller vectors
+    count as 0.
 
     Source: Alam et al., "Recasting Self-Attention with Holographic Reduced Representations", ICML 2023,
     equations 1 to 4. Differs from the authors' code in that the mask also enters β, that the cosine is
-    guarded where it is singular, and that nothing is done to NaN gradients, since there are none.
+    guarded where it is singular, and that nothing is done to NaN gradients, since there are none. The causal
+    form is ours.
 
     >>> import jax, jax.numpy as jnp
     >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 4, 16))
