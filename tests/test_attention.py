@@ -6,11 +6,12 @@ import re
 import chex
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import oracle
 import pytest
 
-from hrrformer import hrr_attention
+from hrrformer import hrr_attention, passes
 from hrrformer.spectral import resolve_implementation
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -158,6 +159,45 @@ def test_shapes(shape, implementation):
         assert np.abs(np.stack(found[2:4])).max() < 1e-6
     else:
         assert_near(found, reference, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [("paper", "matmul"), ("unbound", "matmul"), ("temperature a head", "fft"), ("exact", "fft")],
+)
+def test_in_blocks_and_a_rest(name, implementation, monkeypatch):
+    shape = shape_for(name, implementation)
+    token = shape[0] * shape[2] * shape[3]
+    monkeypatch.setitem(passes.BLOCK_SIZES, "cpu", (4 * token // jax.device_count(),) * 2)
+    arrays, mask, reference = expected(name, shape, dtype="float32")
+    whiles = []
+
+    def jitted(*arguments, **static):
+        program = jitted_once.lower(*arguments, **static)
+        whiles.append(program.as_text().count("stablehlo.while"))
+        return program.compile()(*arguments)
+
+    jitted_once.clear_cache()
+    found = run(arrays, mask, jitted=jitted, implementation=implementation, **VARIANTS[name])
+    jitted_once.clear_cache()
+    assert whiles == [4]  # the passes: three blocks of 4 tokens in a loop, and one token after it
+    assert_near(found, reference, 1e-5)
+
+
+@pytest.mark.parametrize(("implementation", "size"), [("fft", 5), ("matmul", 6)])
+def test_gradients_by_finite_differences(implementation, size, x64):
+    """Of the gradient, too: reverse over reverse. In float64, against differences of the function itself."""
+    q, k, v = (jnp.asarray(x) for x in draw((2, 5, 2, size), seed=16)[:3])
+    mask = jnp.asarray(MASK[:, :5])
+    tau = jnp.asarray([0.5, 2.0])
+    for variant in ({}, {"inverse": "exact", "output": "unbound"}):
+        options = {"implementation": implementation, "rescale": True, "return_weights": True, **variant}
+        function = jax.jit(
+            lambda q, k, v, tau, options=options: hrr_attention(
+                q, k, v, mask=mask, temperature=tau, **options
+            )
+        )
+        jax.test_util.check_grads(function, (q, k, v, tau), order=2, modes=["rev"], rtol=1e-4, atol=1e-4)
 
 
 def test_vmap_is_the_batch():
