@@ -93,7 +93,7 @@ def test_every_implementation_stands_for_itself():
 
 
 def test_temporary_memory():
-    """In T·D floats: the projections 2.0 and 5.0, as the reference figures have it, the authors 14.1, ours."""
+    """In T·D floats: the projections 2.0 and 5.0 as the reference figures have it, the authors 14.1, ours."""
     found = {}
     for name in ("projections", "authors", "hrr-matmul", "hrr-fft"):
         for direction in contestants.PASSES:
