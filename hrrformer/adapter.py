@@ -114,6 +114,8 @@ def attend(
     if dropout_rate > 0.0 and not deterministic:
         if dropout_rng is None:
             raise ValueError("dropout_rng must be a random key while dropout is active; got None.")
+        if axis_name is not None:  # tokens on different devices are dropped independently
+            dropout_rng = jax.random.fold_in(dropout_rng, jax.lax.axis_index(axis_name))
         shape = weights.shape[-2:] if broadcast_dropout else weights.shape
         kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, shape)
         factor = kept.astype(weights.dtype) / (1.0 - dropout_rate)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hrrformer import causal, passes, spectral
-from hrrformer.causal import CausalState, init_causal_state
+from hrrformer.causal import CausalState
 from hrrformer.passes import Options, Passes
 from hrrformer.spectral import accumulation_dtype
 
@@ -112,8 +112,9 @@ def hrr_attention(
       is_causal: token t sums over tokens up to itself, in β and in the softmax: no output depends on a later
         token. Not with "pallas". For a sequence that comes in pieces see `hrr_attention_step`.
       return_weights: also return the weights w.
-      precision: of the matrix products. None means full float32 products, except for products of 16-bit
-        inputs, which take the platform's default.
+      precision: of the matrix products. None means full float32 products, except where 16-bit inputs are
+        bound and unbound by "matmul" or "pallas": those take the platform's default. Norms and cosines are
+        always of full precision.
       axis_name: inside `jax.shard_map`, the mesh axes that share out T: sums over tokens, of H + 1 numbers a
         head (H + 2 with a temperature), then go over these devices. None, under `jax.jit` too, where XLA
         does that by itself. Not with `is_causal`.
@@ -125,19 +126,18 @@ def hrr_attention(
     Raises:
       TypeError: for inputs that are not real floating point, or a mask that is not boolean.
       ValueError: for shapes that differ (cross-attention with another length included), a mask or temperature
-        of any other shape, an unknown inverse, implementation or output, or `is_causal` with an axis name.
-        Each message says what came.
+        of any other shape, an unknown inverse, implementation or output, or `is_causal` with an axis name or
+        "pallas". Each message says what came.
 
-    Cost: O(T·H²) time by products, O(T·H log H) by FFT, and O(T·H) memory per head and sequence. For the
-    gradient, q, k, v, β and the scores are kept, and cotangents are written over what they are made of.
+    Cost: O(T·H²) time by products, O(T·H log H) by FFT, and O(T·H) memory per head and sequence, to which
+    products add a few H². For the gradient, q, k, v, β and the scores are kept, and cotangents are written
+    over what they are made of.
 
     Derivatives are in closed form: reverse mode, and forward over reverse (`jax.hessian`) or reverse over
     reverse. Forward mode alone (`jax.jvp`, `jax.jacfwd`) is refused by JAX, but for `is_causal`.
 
-    The weights do not depend on the scale of query, key or value: norms and cosines are guarded relative to
-    magnitude and β is normalised per head, as long as squared norms of v_t and v̂_t, and the sums of
-    k ⊛ v, are normal float32 numbers, which they are for entries between 1e-18 and 1e18. Smaller vectors
-    count as 0.
+    The weights depend on the scale of neither query, key nor value: norms and cosines are guarded relative to
+    magnitude, β is normalised per head, and only the sums of k ⊛ v and of v̂ must lie within float32.
 
     Source: Alam et al., "Recasting Self-Attention with Holographic Reduced Representations", ICML 2023,
     equations 1 to 4. Differs from the authors' code in that the mask also enters β, that the cosine is
@@ -154,12 +154,18 @@ def hrr_attention(
     if is_causal and axis_name is not None:
         raise ValueError("axis_name must be None with is_causal=True: the past would be on other devices.")
     given = _check(query, key, value, mask, temperature, inverse, output)
-    known = spectral.IMPLEMENTATIONS if is_causal else IMPLEMENTATIONS
-    chosen = spectral.resolve_implementation(implementation, query.shape[-1], known)
+    if is_causal and implementation == "pallas":
+        raise ValueError("implementation must be None, 'fft' or 'matmul' with is_causal=True; got 'pallas'.")
+    chosen = spectral.resolve_implementation(implementation, query.shape[-1], IMPLEMENTATIONS)
     options = Options(chosen, inverse, rescale, output, precision, axis_name)
     if is_causal:
-        *batch, _, heads, size = query.shape
-        state = init_causal_state(tuple(batch), heads, size, accumulation_dtype(given.query.dtype))
+        first, dtype = given.query[..., 0, :, :], accumulation_dtype(given.query.dtype)
+        # Of no token yet; made from the query, to be laid over devices, or to vary over them, as it does.
+        state = CausalState(
+            memory=jnp.zeros_like(first, dtype=dtype),
+            log_normalizer=jnp.zeros_like(first[..., 0], dtype=dtype),
+            num_tokens=jnp.zeros_like(first[..., 0, 0], dtype=jnp.int32),
+        )
         out, weights, _ = causal.attend(options, state, **given._asdict())
     else:
         out, weights = _attend_both_ways(options, given)
@@ -194,13 +200,15 @@ def hrr_attention_step(
         at every call of a sequence. Masked tokens leave the state as it is.
 
     Returns:
-      Output (*B, T, N, H) in the dtype of `value`, weights (*B, N, T), and the state after these tokens.
+      Output (*B, T, N, H) in the dtype of `value`, weights (*B, N, T), and the state after these tokens, in
+      the dtype of the one given.
 
     Raises:
-      ValueError: for a state of other sizes; and as `hrr_attention`.
+      ValueError: for a state of other sizes, or of float32 with inputs of float64; and as `hrr_attention`.
 
     >>> import jax, jax.numpy as jnp
     >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 6, 4, 16))
+    >>> from hrrformer import init_causal_state
     >>> state = init_causal_state((2,), 4, 16)
     >>> first, _, state = hrr_attention_step(q[:, :5], k[:, :5], v[:, :5], state)
     >>> last, _, state = hrr_attention_step(q[:, 5:], k[:, 5:], v[:, 5:], state)
@@ -209,13 +217,12 @@ def hrr_attention_step(
     True
     """
     given = _check(query, key, value, mask, temperature, inverse, output)
-    expected = (*query.shape[:-3], *query.shape[-2:])
-    if state.memory.shape != expected:
-        raise ValueError(f"state must have a memory of shape {expected}; got {state.memory.shape}.")
+    _check_state(state, given.query)
     chosen = spectral.resolve_implementation(implementation, query.shape[-1])
     options = Options(chosen, inverse, rescale, output, precision, None)
-    out, weights, state = causal.attend(options, state, **given._asdict())
-    return out.astype(value.dtype), weights, state
+    out, weights, after = causal.attend(options, state, **given._asdict())
+    after = CausalState(*(new.astype(old.dtype) for new, old in zip(after, state, strict=True)))
+    return out.astype(value.dtype), weights, after
 
 
 class _Given(NamedTuple):
@@ -230,21 +237,28 @@ class _Given(NamedTuple):
 
 def _attend_both_ways(options: Options, given: _Given) -> tuple[Array, Array]:
     """Output (*B, T, N, H) and weights (*B, N, T), by the closed form."""
-    query, key, value, valid, tau = given
-    if tau is not None:
-        tau = tau[..., None]
-        if options.axis_name is not None:  # pcast's transpose sums the cotangent over the devices
-            tau = jax.lax.pcast(tau, options.axis_name, to="varying")
+    segments = passes.num_segments(given.query.shape[-3], given.query.shape[-1])
+    tokens = _varying_alike(given.query, given.key, given.value)
     results: Any = _attend(
         options,
-        passes.cut(query, -3),
-        passes.cut(key, -3),
-        passes.cut(value, -3),
-        None if valid is None else passes.cut(valid, -1),
-        tau,
+        *(passes.cut(x, -3, segments) for x in tokens),  # type: ignore[arg-type]
+        None if given.valid is None else passes.cut(given.valid, -1, segments),
+        None if given.temperature is None else given.temperature[..., None],
     )
     out, weights = results
     return passes.join(out, -4), passes.join(jnp.moveaxis(weights, -3, -2), -2)
+
+
+def _varying_alike(*arrays: Array) -> list[Array]:
+    """Lets all arrays vary over the axes of an enclosing `jax.shard_map` over which any of them does.
+
+    Their cotangents are made together, and this sums them over the devices where an array is the same on all.
+    """
+    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    missing = [tuple(frozenset().union(*varying) - axes) for axes in varying]
+    return [
+        jax.lax.pcast(x, axes, to="varying") if axes else x for x, axes in zip(arrays, missing, strict=True)
+    ]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -342,6 +356,20 @@ def _check(
     return _Given(query, key, value, None if mask is None else _key_padding(mask, query.shape), tau)
 
 
+def _check_state(state: CausalState, query: Array) -> None:
+    *batch, _, heads, size = query.shape
+    shapes = {"memory": (*batch, heads, size), "log_normalizer": (*batch, heads), "num_tokens": tuple(batch)}
+    for name, shape in shapes.items():
+        found = getattr(state, name)
+        if found.shape != shape:
+            raise ValueError(
+                f"state.{name} (in a layer cached_{name}) must have shape {shape}; got {found.shape}. A state"
+                " is made for a number of sequences, by init_causal_state or a layer's init_cache."
+            )
+    if query.dtype == jnp.float64 and state.memory.dtype != jnp.float64:
+        raise ValueError(f"state.memory must be float64 as the inputs are; got {state.memory.dtype}.")
+
+
 def _check_inputs(query: Array, key: Array, value: Array) -> None:
     for name, x in (("query", query), ("key", key), ("value", value)):
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -380,7 +408,7 @@ def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
         raise ValueError(
             f"mask must be a key-padding mask of shape {expected} or {four}; got {mask.shape}. HRR attention"
             " sums all bindings of a sequence into one vector, so a mask can say which tokens are real but"
-            " not which token may see which: a (T, T) mask, causal ones included, has no counterpart."
+            " not which token may see which. For causal attention give is_causal=True, and no (T, T) mask."
         )
     if mask.dtype != jnp.bool_:
         raise TypeError(f"mask must be boolean, True for valid tokens; got dtype {mask.dtype}.")

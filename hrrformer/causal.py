@@ -15,16 +15,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hrrformer import passes, spectral
 
-BLOCK = 128  # tokens whose memories are held at once; a prefix sum within a block is a product of that size
-NEVER = -1e30  # stands for -∞ among logarithms, where -∞ itself would have a difference that is no number
+BLOCK = 128  # tokens whose memories are held at once
+NEVER = -2.0  # stands for -∞ among cosines and what lies between them
 
 
 class CausalState(NamedTuple):
-    """What a causal sequence leaves behind for its next token: H + 1 numbers a head.
+    """What a causal sequence leaves behind for its next token: H + 1 numbers a head. Zeros before the first.
 
     Attributes:
       memory: β, Σ k ⊛ v over the tokens so far, (*B, N, H).
-      log_normalizer: log Σ exp(a / τ) over them, (*B, N); -inf before the first valid one.
+      log_normalizer: log Σ exp(a / τ) over them, (*B, N); of no meaning before the first valid one.
       num_tokens: how many valid ones there were, (*B,).
     """
 
@@ -34,12 +34,12 @@ class CausalState(NamedTuple):
 
 
 def init_causal_state(
-    batch_shape: tuple[int, ...], num_heads: int, head_size: int, dtype: DTypeLike = jnp.float32
+    batch_shape: int | tuple[int, ...], num_heads: int, head_size: int, dtype: DTypeLike = jnp.float32
 ) -> CausalState:
     """Returns the state before the first token.
 
     Args:
-      batch_shape: *B.
+      batch_shape: *B, or B where there is one axis.
       num_heads: N.
       head_size: H.
       dtype: float32, or float64 for inputs of that type.
@@ -47,10 +47,11 @@ def init_causal_state(
     >>> init_causal_state((2,), 4, 16).memory.shape
     (2, 4, 16)
     """
+    batch = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
     return CausalState(
-        jnp.zeros((*batch_shape, num_heads, head_size), dtype),
-        jnp.full((*batch_shape, num_heads), -jnp.inf, dtype),
-        jnp.zeros(batch_shape, jnp.int32),
+        jnp.zeros((*batch, num_heads, head_size), dtype),
+        jnp.zeros((*batch, num_heads), dtype),
+        jnp.zeros(batch, jnp.int32),
     )
 
 
@@ -71,7 +72,7 @@ def attend(
     *batch, length, _, _ = query.shape
     valid = jnp.broadcast_to(jnp.asarray(True) if valid is None else valid, (*batch, length))
     scores, unbound, memory = _scores(options, state.memory, query, key, value, valid)
-    weights, log_normalizer = _softmax(scores, valid[..., None, :], temperature, state.log_normalizer)
+    weights, log_normalizer = _softmax(scores, valid[..., None, :], temperature, state)
     counts = jnp.expand_dims(state.num_tokens, -1) + jnp.cumsum(valid, axis=-1, dtype=jnp.int32)
     if options.rescale:
         weights = weights * counts[..., None, :].astype(weights.dtype)
@@ -96,16 +97,16 @@ def _scores(
     implementation = options.implementation
     precision = spectral.matmul_precision(query.dtype, options.precision)
     block = min(BLOCK, length)
-    until = jnp.tril(jnp.ones((block, block), dtype))
+    num_blocks = -(-length // block)
     scale = spectral.bin_scale(size, dtype)
 
     def blocks(x: Array) -> Array:
         """(*B, T, …) → (T / block, *B, block, …), filled up with zeros, which for `valid` is False."""
         axis = len(batch)
         fill = [(0, 0)] * x.ndim
-        fill[axis] = (0, -length % block)
+        fill[axis] = (0, num_blocks * block - length)
         x = jnp.pad(x, fill)
-        return jnp.moveaxis(x.reshape(*batch, -1, block, *x.shape[axis + 1 :]), axis, 0)
+        return jnp.moveaxis(x.reshape(*batch, num_blocks, block, *x.shape[axis + 1 :]), axis, 0)
 
     def step(before: Array, xs: tuple[Array, Array, Array, Array]) -> tuple[Array, tuple[Array, Any]]:
         q, k, v = (jnp.swapaxes(x, -3, -2).astype(dtype) for x in xs[:3])
@@ -115,8 +116,7 @@ def _scores(
         # d: the spectra's scale. That of k ⊛ v carries one, the product of two carries two; see `spectral`.
         d = jnp.expand_dims(scale, range(q.ndim - 1))
         bound = jnp.where(xs[3][..., None, :, None], spectral.multiply(k_spectrum, v_spectrum) / d, 0.0)
-        past = jnp.einsum("ts,...sk->...tk", until, bound, precision=jax.lax.Precision.HIGHEST)
-        past = before[..., None, :] + past
+        past = before[..., None, :] + jnp.cumsum(bound, axis=-2)
         cue = (
             spectral.reciprocal(q_spectrum / d)
             if options.inverse == "exact"
@@ -136,10 +136,12 @@ def _scores(
     def joined(x: Array, axis: int) -> Array:
         """(T / block, …, block, …), block at `axis` once the first is gone → (…, T, …)."""
         x = jnp.moveaxis(x, 0, axis)
-        x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+        x = x.reshape(*x.shape[:axis], num_blocks * block, *x.shape[axis + 2 :])
         return jax.lax.slice_in_dim(x, 0, length, axis=axis)
 
-    before = spectral.to_spectrum(memory.astype(dtype), implementation, precision)
+    # The sum lets a state that is the same on all devices of a `jax.shard_map` vary over them as queries do.
+    memory = memory.astype(dtype) + jnp.zeros_like(query[..., 0, :, :], dtype=dtype)
+    before = spectral.to_spectrum(memory, implementation, precision)
     # Of a block only what goes in is kept for the backward, which computes the rest again.
     after, (cosines, unbound) = jax.lax.scan(
         jax.checkpoint(step, prevent_cse=False), before, tuple(map(blocks, (query, key, value, valid)))
@@ -153,7 +155,7 @@ def _softmax(
     scores: Float[Array, "*B N T"],
     valid: Bool[Array, "*B 1 T"],
     temperature: Float[Array, "*#B 1 #N"] | None,
-    log_normalizer: Float[Array, "*B N"],
+    state: CausalState,
 ) -> tuple[Float[Array, "*B N T"], Float[Array, "*B N"]]:
     """Returns exp(a_t / τ) / Σ_{s≤t} exp(a_s / τ) over the valid tokens, and log Σ exp(a / τ) over all.
 
@@ -167,8 +169,9 @@ def _softmax(
         first, second = (total * jnp.exp((largest - peak) / tau) for largest, total in (left, right))
         return peak, first + second
 
-    started = jnp.logical_not(jnp.isneginf(log_normalizer))[..., None]
-    before = jnp.where(started, log_normalizer[..., None] * tau, NEVER)
+    log_normalizer = state.log_normalizer.astype(scores.dtype)[..., None]
+    started = jnp.broadcast_to((state.num_tokens > 0)[..., None, None], log_normalizer.shape)
+    before = jnp.where(started, log_normalizer * tau, NEVER)
     largest = jnp.concatenate([before, jnp.where(valid, scores, NEVER)], axis=-1)
     counted = jnp.concatenate([started, jnp.broadcast_to(valid, scores.shape)], axis=-1)
     peak, total = jax.lax.associative_scan(join, (largest, counted.astype(scores.dtype)), axis=-1)
@@ -176,5 +179,5 @@ def _softmax(
     some = total > 0.0
     safe = jnp.where(some, total, 1.0)
     weights = jnp.where(valid, jnp.exp(jnp.where(valid, scores - peak, 0.0) / tau) / safe, 0.0)
-    after = jnp.where(some, peak / tau + jnp.log(safe), -jnp.inf)
+    after = jnp.where(some, peak / tau + jnp.log(safe), 0.0)
     return weights, after[..., -1]

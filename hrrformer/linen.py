@@ -111,7 +111,7 @@ class HRRAttention(nn.Module):
 
         Raises:
           ValueError: if `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, for a
-            temperature of 0 or less; and as `hrrformer.hrr_attention`.
+            temperature of 0 or less, for decoding without a cache; and as `hrrformer.hrr_attention`.
         """
         if inputs_k is None and inputs_v is not None:
             raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
@@ -158,6 +158,8 @@ class HRRAttention(nn.Module):
         if self.decode:
             # `init` makes the cache and reads nothing into it, as Flax's own layer does.
             started = self.has_variable("cache", "cached_memory")
+            if not started and not self.is_initializing():
+                raise ValueError("decode=True needs the collection 'cache' that init makes; there is none.")
             *batch, _, heads, size = query.shape
             start = init_causal_state(tuple(batch), heads, size, accumulation_dtype(query.dtype))
             cache = [

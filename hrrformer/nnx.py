@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from hrrformer.adapter import attend
 from hrrformer.attention import AxisName, Implementation
 from hrrformer.causal import CausalState, init_causal_state
+from hrrformer.spectral import accumulation_dtype
 
 default_bias_init = nnx.initializers.zeros_init()
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -248,7 +249,7 @@ class HRRAttention(nnx.Module):
             self._cache(state)
         return self.out(mixed)
 
-    def init_cache(self, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> None:
+    def init_cache(self, input_shape: tuple[int, ...], dtype: Any = None) -> None:
         """Makes the cache of sequences of which nothing has been read yet; call it before decoding.
 
         The cache holds, for each sequence, H + 1 numbers a head and a count, whatever its length: the
@@ -257,7 +258,7 @@ class HRRAttention(nnx.Module):
 
         Args:
           input_shape: (*B, T, D) of inputs; only *B matters.
-          dtype: float32, or float64 for computation in that type.
+          dtype: of the sums; None means float32, or float64 where the layer computes in that.
 
         >>> import jax.numpy as jnp
         >>> from flax import nnx
@@ -267,6 +268,8 @@ class HRRAttention(nnx.Module):
         >>> layer(jnp.ones((2, 1, 32))).shape, layer(jnp.ones((2, 3, 32))).shape
         ((2, 1, 32), (2, 3, 32))
         """
+        if dtype is None:
+            dtype = accumulation_dtype(self.dtype or self.query.kernel.dtype)
         self._cache(init_causal_state(input_shape[:-2], self.num_heads, self.head_dim, dtype))
 
     def set_view(

@@ -39,6 +39,9 @@ Which lowering runs:
   projections leave heads in memory; inputs that lie there otherwise are copied first. No float16.
 - CPU: interpret mode, for tests: slow, with any H.
 
+Norms are roots of sums of squares here, without the scaling that `hrrformer.passes` does first: vectors
+count as 0 below some 1e-19, and above 1e18 their squares overflow.
+
 This is an explicit choice and untimed: compiled for A100, H100 and TPU v5e, but run on none, so that
 `implementation=None` never takes it. `experiments/pallas_speed.py` says what it is worth on your device.
 `jax.jit` and `jax.vmap` work. There are first derivatives only: a second raises NotImplementedError. A

@@ -116,21 +116,31 @@ def inner(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float[Array, "*B"
 
 
 def reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
-    """1 / ‖x‖, and 0 where ‖x‖² is no normal number."""
-    square = inner(x, x)[..., None]
-    present = square >= jnp.finfo(square.dtype).tiny
-    return jnp.where(present, jax.lax.rsqrt(jnp.where(present, square, 1.0)), 0.0)
+    """1 / ‖x‖, and 0 for x = 0; vectors are divided by their largest entry before they are squared."""
+    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    present = peak >= jnp.finfo(x.dtype).tiny
+    peak = jnp.where(present, peak, 1.0)
+    scaled = x / peak
+    square = jnp.where(present, inner(scaled, scaled)[..., None], 1.0)
+    return jnp.where(present, jax.lax.rsqrt(square) / peak, 0.0)
 
 
-def num_segments(length: int) -> int:
-    """Returns P, so that a sequence that devices share is cut where they cut it."""
-    return math.gcd(length, jax.device_count())
+def num_segments(length: int, size: int) -> int:
+    """Returns P, so that a sequence that devices share is cut where they cut it.
+
+    Under `jax.jit` the sharding is not known: P is the largest number of devices that could share T, if each
+    had H tokens at least, below which sums of H × H products would take more memory than the tokens. In
+    `jax.shard_map` the sequence is the device's own.
+    """
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return 1
+    together = math.gcd(length, jax.device_count())
+    return max(n for n in range(1, together + 1) if together % n == 0 and (n == 1 or n * size <= length))
 
 
-def cut(x: Array, axis: int) -> Array:
+def cut(x: Array, axis: int, segments: int) -> Array:
     """Splits the axis of tokens, T, into (P, L)."""
     axis %= x.ndim
-    segments = num_segments(x.shape[axis])
     return x.reshape(*x.shape[:axis], segments, x.shape[axis] // segments, *x.shape[axis + 1 :])
 
 
@@ -160,7 +170,7 @@ class Passes:
         self._maps = maps(self._implementation, shape[-1], self._precision)
         least, most = BLOCK_SIZES.get(jax.default_backend(), BLOCK_SIZES["default"])
         on_each_device = math.prod(shape) / jax.device_count()
-        blocks = math.ceil(on_each_device / min(max(on_each_device / 8, least), most))
+        blocks = max(math.ceil(on_each_device / min(max(on_each_device / 8, least), most)), 1)
         self._block = math.ceil(shape[-3] / blocks)
 
     def superpose(self, key: Array, value: Array) -> Float[Array, "*B 1 N H"]:

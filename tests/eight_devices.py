@@ -1,5 +1,6 @@
 """Attention over eight devices: they compute what one does, and what they send does not grow with T."""
 
+import contextlib
 import functools
 import re
 
@@ -10,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_attention import IMPLEMENTATIONS, draw, error
 
-from hrrformer import hrr_attention, passes
+from hrrformer import attention_fn, hrr_attention, passes
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -117,10 +118,7 @@ def test_eight_devices_equal_one(spec, implementation):
     variant = list(VARIANTS)[list(SPECS).index(spec) % len(VARIANTS)]
     program, given = compiled(variant, implementation, SPECS[spec])
     found = program(*given)
-    for x, y in zip(
-        jax.tree.leaves(found), jax.tree.leaves(on_one_device(variant, implementation)), strict=True
-    ):
-        assert error(x, y) < 5e-5  # the exact inverse of short vectors is ill-conditioned
+    assert_same(found, on_one_device(variant, implementation))
     if not old_fft(implementation):
         others, numbers = sent(program.as_text())
         assert not others
@@ -174,10 +172,7 @@ def test_shard_map(variant, implementation, check_vma):
     shared = [jax.device_put(x, s) for x, s in zip(given[:5], shardings, strict=True)]
     program = function.lower(*shared, given[-1]).compile()
     found = program(*shared, given[-1])
-    for x, y in zip(
-        jax.tree.leaves(found), jax.tree.leaves(on_one_device(variant, implementation)), strict=True
-    ):
-        assert error(x, y) < 5e-5
+    assert_same(found, on_one_device(variant, implementation))
     others, numbers = sent(program.as_text())
     assert not others
     of_temperature = 0 if temperature is None else 2 * N + B * N
@@ -195,3 +190,69 @@ def test_explicit_sharding(spec):
         found = function(*shared)
         assert found[0].sharding.is_equivalent_to(whole, 4)
     assert_same(found, on_one_device("paper", "matmul"))
+
+
+def test_segments_hold_as_many_tokens_as_a_head_has_numbers():
+    assert [passes.num_segments(length, 64) for length in (4096, 512, 448, 128, 63, 12)] == [8, 8, 4, 2, 1, 1]
+
+
+CAUSAL = P("x", None, "y")  # batch and heads: the past of a token is on its own device
+
+
+def causal_step(query, key, value, cotangent, mask):
+    def attend(*inputs):
+        return hrr_attention(*inputs, mask=mask, is_causal=True)
+
+    out, pull = jax.vjp(attend, query, key, value)
+    return (out, *pull(cotangent))
+
+
+@pytest.mark.parametrize("how", ["jit", "explicit", "shard_map"])
+def test_causal(how):
+    arrays, mask = inputs()
+    expected = jax.jit(causal_step)(*jax.device_put((*arrays, mask), jax.devices()[0]))
+    over = mesh(axis_types=(AxisType.Explicit if how == "explicit" else AxisType.Auto,) * 2)
+    shared = [jax.device_put(x, NamedSharding(over, CAUSAL)) for x in arrays]
+    shared.append(jax.device_put(mask, NamedSharding(over, P("x"))))
+    function = causal_step
+    if how == "shard_map":
+        function = jax.shard_map(causal_step, mesh=over, in_specs=(CAUSAL,) * 4 + (P("x"),), out_specs=CAUSAL)
+    with jax.set_mesh(over) if how == "explicit" else contextlib.nullcontext():
+        program = jax.jit(function).lower(*shared).compile()
+        found = program(*shared)
+    assert_same(found, expected)
+    others, numbers = sent(program.as_text())
+    assert not others
+    assert numbers == 0
+
+
+@pytest.mark.parametrize("same", ["query", "key", "value"])
+def test_what_all_devices_have_the_same(same):
+    """In `shard_map`, an input that does not vary over the devices gets the sum of their cotangents."""
+    (query, key, value, cotangent), _ = inputs()
+    given = {"query": query, "key": key, "value": value}
+    given[same] = jnp.broadcast_to(given[same][:1], query.shape)
+    over = mesh()
+
+    def loss(query, key, value, cotangent):
+        return jnp.sum(hrr_attention(query, key, value) * cotangent)
+
+    slope = jax.grad(loss, argnums=list(given).index(same))
+    expected = jnp.sum(slope(*given.values(), cotangent), axis=0, keepdims=True)
+    given[same] = given[same][:1]
+    specs = [P() if name == same else P(("x", "y")) for name in given]
+    found = jax.jit(jax.shard_map(slope, mesh=over, in_specs=(*specs, P(("x", "y"))), out_specs=P()))(
+        *given.values(), cotangent
+    )
+    assert error(found, expected) < 1e-5
+
+
+def test_dropout_differs_from_device_to_device():
+    over = mesh((1, 8))
+    x = inputs()[0][0]
+    drop = functools.partial(attention_fn, dropout_rate=0.5, dropout_rng=jax.random.key(0), axis_name="y")
+    spec = P(None, "y")
+    out = jax.jit(jax.shard_map(lambda x: drop(x, x, x), mesh=over, in_specs=spec, out_specs=spec))(x)
+    kept = np.asarray(jnp.any(out != 0, axis=-1)).reshape(B, 8, T // 8, N)
+    assert not all(np.array_equal(kept[:, 0], kept[:, i]) for i in range(1, 8))
+    assert 0.3 < kept.mean() < 0.7

@@ -342,6 +342,13 @@ def test_extreme_temperatures_with_masked_garbage(temperature, implementation):
         np.testing.assert_allclose(weights.max(-1), 1.0, rtol=1e-5)
 
 
+def test_an_empty_batch():
+    x = jnp.zeros((0, 5, 2, 8))
+    for is_causal in (False, True):
+        out, weights = hrr_attention(x, x, x, is_causal=is_causal, return_weights=True)
+        assert (out.shape, weights.shape) == ((0, 5, 2, 8), (0, 2, 5))
+
+
 def test_mask_forms_agree():
     arrays = draw(seed=7)
     q, k, v = (jnp.asarray(x, jnp.float32) for x in arrays[:3])
@@ -396,6 +403,17 @@ def test_weights_do_not_depend_on_scale(dtype, name, implementation):
             ratio = scale if 2 in which else 1.0
             assert error(np.float64(out) / ratio, reference[0]) <= max(rounding, 1e-2)
             assert all(np.isfinite(x).all() for x in slopes)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_whole_range_of_floats(implementation):
+    arrays = draw(shape_for("paper", implementation), seed=9)
+    reference = run(arrays, MASK, implementation=implementation)[1]
+    for scales in ((1e-30, 1, 1), (1e30, 1, 1), (1, 1, 1e-30), (1, 1, 1e30), (1e-16,) * 3, (1e16,) * 3):
+        scaled = [x * scale for x, scale in zip(arrays, (*scales, 1, 1), strict=True)]
+        out, weights, *slopes = run(scaled, MASK, implementation=implementation)
+        assert error(weights, reference) <= 1e-4
+        assert all(np.isfinite(x).all() for x in (out, *slopes))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import oracle
 import pytest
@@ -145,6 +146,42 @@ def test_in_pieces(cuts, name, mask):
     assert error(state.memory, bound) < 1e-5
 
 
+def test_gradients_by_finite_differences(x64):
+    """Of the temperature, too, and of the gradient: forward and reverse mode."""
+    q, k, v = (jnp.asarray(x) for x in draw((2, 6, 3, 5), seed=16)[:3])
+    tau = jnp.asarray([0.5, 1.0, 2.0])
+    mask = jnp.asarray(LEFT[:, 4:10])
+    function = jax.jit(
+        lambda q, k, v, tau: hrr_attention(
+            q, k, v, mask=mask, temperature=tau, is_causal=True, rescale=True, return_weights=True
+        )
+    )
+    jax.test_util.check_grads(function, (q, k, v, tau), order=2, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1e-15, 1e-6, 1e-2, 1e6])
+def test_the_gradient_of_any_temperature_is_finite(temperature):
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in draw(seed=6)[:3])
+    slope = jax.jit(
+        jax.grad(
+            lambda tau: jnp.sum(
+                jnp.square(hrr_attention(q, k, v, mask=jnp.asarray(LEFT), temperature=tau, is_causal=True))
+            )
+        )
+    )(jnp.float32(temperature))
+    assert np.isfinite(slope)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_no_output_depends_on_a_later_token_whatever_it_holds(bad):
+    inputs = [jnp.asarray(x, jnp.float32) for x in draw(seed=2)[:3]]
+    attend = jax.jit(lambda q, k, v: hrr_attention(q, k, v, is_causal=True, return_weights=True))
+    reference = attend(*inputs)
+    out, weights = attend(*(x.at[:, 9].set(bad) for x in inputs))
+    np.testing.assert_array_equal(out[:, :9], reference[0][:, :9])
+    np.testing.assert_array_equal(weights[..., :9], reference[1][..., :9])
+
+
 def test_gradients_reach_through_the_state():
     arrays = draw((2, 6, 3, 8), seed=4)
     inputs = [jnp.asarray(x, jnp.float32) for x in arrays[:3]]
@@ -179,10 +216,15 @@ def test_extreme_temperatures_with_masked_garbage(temperature):
 
 
 def test_scale_and_zero_vectors():
-    for scale in (2.0**-40, 2.0**40):
-        arrays = [x * scale for x in draw(seed=7)[:3]] + draw(seed=7)[3:]
-        weights = run(arrays, None, implementation="matmul")[1]
-        assert error(weights, run(draw(seed=7), None, implementation="matmul")[1]) < 1e-4
+    reference = run(draw(seed=7), None, implementation="matmul")[1]
+    for scales in ((1e-16,) * 3, (1e16,) * 3, (1e-30, 1, 1), (1, 1, 1e-30), (1e30, 1, 1)):
+        arrays = [x * scale for x, scale in zip(draw(seed=7), (*scales, 1, 1), strict=True)]
+        _, weights, *slopes = run(arrays, None, implementation="matmul")
+        assert error(weights, reference) < 1e-4
+        assert all(np.isfinite(x).all() for x in slopes)
+    arrays = draw(seed=7)
+    arrays[2][:, 4] = 1e-14 * arrays[2][:, 4]
+    assert all(np.isfinite(x).all() for x in run(arrays, None, implementation="matmul"))
     arrays = draw(seed=8)
     for x in arrays[:3]:
         x[:, :2] = 0.0
@@ -253,6 +295,34 @@ def test_layers_decode_what_they_compute_at_once(options, mask):
     assert error(decoding(x, mask=valid), whole) < 1e-5
 
 
+def test_a_state_of_zeros_is_the_first():
+    """Caches are often made by `jax.eval_shape` and zeros."""
+    for x in jax.tree.leaves(init_causal_state(2, 3, 8)):
+        np.testing.assert_array_equal(x, 0)
+
+
+def test_a_state_keeps_its_dtype():
+    x = jnp.ones((2, 4, 3, 8), jnp.bfloat16)
+    state = init_causal_state(2, 3, 8)
+
+    def one(state, x):
+        out, _, state = hrr_attention_step(x[:, None], x[:, None], x[:, None], state)
+        return state, out[:, 0]
+
+    _, outs = jax.lax.scan(one, state, jnp.moveaxis(x, 1, 0))
+    np.testing.assert_allclose(
+        *(np.float32(y) for y in (jnp.moveaxis(outs, 0, 1), hrr_attention(x, x, x, is_causal=True))),
+        atol=1e-2,
+    )
+
+
+def test_learned_temperatures_learn():
+    layer = hrrformer.nnx.HRRAttention(N, D, learn_temperature=True, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 13, D)), jnp.float32)
+    slopes = nnx.grad(lambda layer: jnp.sum(jnp.square(layer(x, is_causal=True))))(layer)
+    assert all(np.isfinite(s).all() and np.any(s) for s in jax.tree.leaves(slopes) if s.shape != (N, D // N))
+
+
 def test_attention_fn_is_causal_where_flaxs_layer_asks_for_it():
     layer = nnx.MultiHeadAttention(N, D, attention_fn=attention_fn, decode=False, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 13, D)), jnp.float32)
@@ -265,8 +335,20 @@ def test_refusals(untyped):
     x = jnp.ones((2, 5, 3, 8))
     with pytest.raises(ValueError, match="axis_name must be None with is_causal=True"):
         hrr_attention(x, x, x, is_causal=True, axis_name="devices")
-    with pytest.raises(ValueError, match=r"state must have a memory of shape \(2, 3, 8\); got \(3, 8\)"):
+    for implementation in ("pallas", "cuda"):
+        with pytest.raises(ValueError, match=f"implementation must be .*'fft'.*got '{implementation}'"):
+            hrr_attention(x, x, x, is_causal=True, implementation=implementation)
+    state = init_causal_state(2, 3, 8)
+    with pytest.raises(ValueError, match=r"state.memory .*must have shape \(2, 3, 8\); got \(3, 8\)"):
         hrr_attention_step(x, x, x, init_causal_state((), 3, 8))
+    with pytest.raises(ValueError, match=r"state.log_normalizer .*must have shape \(2, 3\); got \(2,\)"):
+        hrr_attention_step(x, x, x, state._replace(log_normalizer=jnp.zeros(2)))
+    with jax.enable_x64(True), pytest.raises(ValueError, match=r"state\.memory must be float64"):
+        hrr_attention_step(*(jnp.ones((2, 5, 3, 8), jnp.float64),) * 3, state)
+    params = hrrformer.linen.HRRAttention(N).init(jax.random.key(0), jnp.ones((2, 1, D)))
+    layer = hrrformer.linen.HRRAttention(N, decode=True)
+    with pytest.raises(ValueError, match="decode=True needs the collection 'cache'"):
+        layer.apply(params, jnp.ones((2, 1, D)), mutable=["cache"])
     module = hrrformer.nnx.HRRAttention(N, D, axis_name="devices", decode=True, rngs=nnx.Rngs(0))
     module.init_cache((2, 1, D))
     with pytest.raises(ValueError, match="axis_name must be None while decoding"):
