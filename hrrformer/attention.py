@@ -163,8 +163,8 @@ def hrr_attention(
         # Of no token yet; made from the query, to be laid over devices, or to vary over them, as it does.
         state = CausalState(
             memory=jnp.zeros_like(first, dtype=dtype),
-            log_normalizer=jnp.zeros_like(first[..., 0], dtype=dtype),
-            num_tokens=jnp.zeros_like(first[..., 0, 0], dtype=jnp.int32),
+            log_normalizer=jnp.zeros_like(jnp.sum(first, axis=-1), dtype=dtype),
+            num_tokens=jnp.zeros_like(jnp.sum(first, axis=(-2, -1)), dtype=jnp.int32),
         )
         out, weights, _ = causal.attend(options, state, **given._asdict())
     else:

@@ -170,11 +170,15 @@ def _softmax(
         return peak, first + second
 
     log_normalizer = state.log_normalizer.astype(scores.dtype)[..., None]
-    started = jnp.broadcast_to((state.num_tokens > 0)[..., None, None], log_normalizer.shape)
+    started = (state.num_tokens > 0)[..., None, None]
     before = jnp.where(started, log_normalizer * tau, NEVER)
     largest = jnp.concatenate([before, jnp.where(valid, scores, NEVER)], axis=-1)
-    counted = jnp.concatenate([started, jnp.broadcast_to(valid, scores.shape)], axis=-1)
-    peak, total = jax.lax.associative_scan(join, (largest, counted.astype(scores.dtype)), axis=-1)
+    counted = [
+        jnp.where(started, jnp.ones_like(log_normalizer), 0.0),
+        jnp.where(valid, jnp.ones_like(scores), 0.0),
+    ]
+    pairs = largest, jnp.concatenate(counted, axis=-1)
+    peak, total = jax.lax.associative_scan(join, pairs, axis=-1)
     peak, total = peak[..., 1:], total[..., 1:]
     some = total > 0.0
     safe = jnp.where(some, total, 1.0)

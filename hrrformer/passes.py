@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hrrformer import spectral
+from hrrformer import fft, spectral
 
 # Numbers of one input that a block holds on each device, an eighth of the whole between these two: on CPU
 # blocks and what is computed from them stay in its caches, elsewhere they keep every core busy.
@@ -66,14 +66,12 @@ def maps(implementation: str, size: int, precision: jax.lax.PrecisionLike) -> Ma
     """Returns the maps for vectors of `size` numbers by FFT or by matrix products."""
     if implementation == "fft":
         return Maps(
-            prepare=lambda m: jnp.expand_dims(jnp.fft.rfft(m), -2),
+            prepare=lambda m: jnp.expand_dims(fft.rfft(m), -2),
             unbind=lambda x, m: _tokens_first(
-                lambda f: jnp.fft.irfft(f, n=size), jnp.conj(_tokens_first(jnp.fft.rfft, x)) * m
+                lambda f: fft.irfft(f, n=size), jnp.conj(_tokens_first(fft.rfft, x)) * m
             ),
-            correlate=lambda x, y: jnp.sum(
-                _tokens_first(jnp.fft.rfft, x) * _tokens_first(jnp.fft.rfft, y), axis=-2
-            ),
-            finish=lambda total: jnp.fft.irfft(jnp.sum(total, axis=-3, keepdims=True), n=size),
+            correlate=lambda x, y: jnp.sum(_tokens_first(fft.rfft, x) * _tokens_first(fft.rfft, y), axis=-2),
+            finish=lambda total: fft.irfft(jnp.sum(total, axis=-3, keepdims=True), n=size),
         )
 
     def hankel(m: Array) -> Array:

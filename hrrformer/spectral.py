@@ -19,6 +19,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from hrrformer import fft
+
 Implementation: TypeAlias = Literal["fft", "matmul"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
@@ -83,7 +85,7 @@ def to_spectrum(
     if resolve_implementation(implementation, size) == "matmul":
         precision = matmul_precision(x.dtype, precision)
         return jnp.matmul(x.astype(dtype), jnp.asarray(_dft_matrix(size), dtype), precision=precision)
-    coefficients = jnp.fft.rfft(x.astype(dtype))
+    coefficients = fft.rfft(x.astype(dtype))
     halves = jnp.concatenate([coefficients.real, coefficients.imag], axis=-1)
     return halves * jnp.expand_dims(bin_scale(size, dtype), range(x.ndim - 1))
 
@@ -100,7 +102,7 @@ def from_spectrum(
         precision = matmul_precision(dtype, precision)
         return jnp.matmul(spectrum, jnp.asarray(_dft_matrix(size).T, dtype), precision=precision)
     halves = spectrum / jnp.expand_dims(bin_scale(size, dtype), range(spectrum.ndim - 1))
-    return jnp.fft.irfft(jax.lax.complex(*jnp.split(halves, 2, axis=-1)), n=size)
+    return fft.irfft(jax.lax.complex(*jnp.split(halves, 2, axis=-1)), n=size)
 
 
 def multiply(x: Float[Array, "*#B S"], y: Float[Array, "*#B S"]) -> Float[Array, "*#B S"]:

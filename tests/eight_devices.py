@@ -107,11 +107,6 @@ def sent(text):
     return set(others), sum(sizes)
 
 
-def old_fft(implementation):
-    """Before 0.11, XLA gathers what devices share of a batch at every FFT that the partitioner sees."""
-    return implementation == "fft" and jax.__version_info__ < (0, 11)
-
-
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("spec", SPECS)
 def test_eight_devices_equal_one(spec, implementation):
@@ -119,16 +114,13 @@ def test_eight_devices_equal_one(spec, implementation):
     program, given = compiled(variant, implementation, SPECS[spec])
     found = program(*given)
     assert_same(found, on_one_device(variant, implementation))
-    if not old_fft(implementation):
-        others, numbers = sent(program.as_text())
-        assert not others
-        assert (numbers > 0) == ("sequence" in spec or (spec == "data" and "temperature" in variant))
+    others, numbers = sent(program.as_text())
+    assert not others
+    assert (numbers > 0) == ("sequence" in spec or (spec == "data" and "temperature" in variant))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_what_is_reduced_does_not_grow_with_length(implementation):
-    if old_fft(implementation):
-        pytest.skip("XLA of this jax gathers a batch at every FFT; see test_shard_map")
     counts = [
         sent(compiled("paper", implementation, SPECS["sequence"], length)[0].as_text()) for length in (48, 96)
     ]
@@ -179,17 +171,20 @@ def test_shard_map(variant, implementation, check_vma):
     assert 0 < numbers <= (B // 2) * N * (2 * H + 4) + of_temperature
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("spec", ["data", "sequence", "heads"])
-def test_explicit_sharding(spec):
+def test_explicit_sharding(spec, implementation):
     given, options = arguments("paper")
     over = mesh(axis_types=(AxisType.Explicit,) * 2)
     whole, mask = NamedSharding(over, SPECS[spec]), NamedSharding(over, P(*SPECS[spec][:2]))
     with jax.set_mesh(over):
         shared = [jax.device_put(x, whole) for x in given[:4]] + [jax.device_put(given[4], mask)]
-        function = jax.jit(functools.partial(step, implementation="matmul", temperature=None, **options))
+        function = jax.jit(
+            functools.partial(step, implementation=implementation, temperature=None, **options)
+        )
         found = function(*shared)
         assert found[0].sharding.is_equivalent_to(whole, 4)
-    assert_same(found, on_one_device("paper", "matmul"))
+    assert_same(found, on_one_device("paper", implementation))
 
 
 def test_segments_hold_as_many_tokens_as_a_head_has_numbers():

@@ -1,4 +1,4 @@
-"""Runs `eight_devices.py`: the other tests see four devices, which is the number JAX was started with."""
+"""Runs what needs eight devices: the other tests see four, the number that JAX was started with."""
 
 import os
 import subprocess
@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import arena
+import pytest
 
 
-def test_attention_over_eight_devices():
-    path = Path(__file__).with_name("eight_devices.py")
+@pytest.mark.parametrize("name", ["eight_devices.py", "eight_devices_fft.py"])
+def test_over_eight_devices(name):
+    path = Path(__file__).with_name(name)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", os.fspath(path)],
         env=arena.environment(devices=8),
