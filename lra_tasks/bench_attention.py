@@ -94,8 +94,8 @@ class Cost:
       temp_bytes: of the compiled function, beside arguments and results.
       temp_floats: the same in units of B·T·D·4 bytes.
       total_bytes: with arguments and results.
-      flops, bytes_accessed: as XLA counts them; None where it does not say.
-      uncounted: why these two are too small, if they are.
+      flops, bytes_accessed: as XLA counts them; None where it does not say, or counts too few.
+      uncounted: why it would count too few, if it would.
       seconds: of one call, the median over the rounds; None where it was not run.
       quartiles: the first and the third.
       rounds: that they are of.

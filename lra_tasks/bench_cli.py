@@ -258,11 +258,12 @@ def print_attention(result: dict[str, Any]) -> None:
             f" machine could at best do the FLOPs ({rates['flops_per_second'] / 1e9:,.0f} GFLOP/s measured)"
             f" and move the bytes ({rates['bytes_per_second'] / 1e9:,.1f} GB/s) that HRR attention needs: see"
             " lra_tasks/floors.py for the formulas.",
-            *dict.fromkeys(
-                f"{row['contestant']}: XLA's count is too small, as {row['uncounted']}."
-                for row in rows
-                if row["uncounted"]
-            ),
+        )
+    if any(row["uncounted"] for row in rows):
+        names = dict.fromkeys(row["contestant"] for row in rows if row["uncounted"])
+        reasons = dict.fromkeys(row["uncounted"] for row in rows if row["uncounted"])
+        print_paragraphs(
+            f"No FLOPs and bytes where XLA would count too few, for {', '.join(names)}: {'; '.join(reasons)}."
         )
     _print_longest(result["longest"])
     print_apart(result["million"], "contestant")

@@ -25,9 +25,9 @@ class Counts:
     Attributes:
       temp_bytes: temporaries, neither argument nor result.
       total_bytes: arguments, results and temporaries, on one device.
-      flops: floating-point operations; None where XLA does not say.
+      flops: floating-point operations; None where XLA does not say, or counts too few.
       bytes_accessed: read and written by all its kernels, caches not considered; None as above.
-      uncounted: why the last two are too small, if they are; empty otherwise.
+      uncounted: why XLA's counts of these two would be too small, if they would; empty otherwise.
     """
 
     temp_bytes: int
@@ -53,8 +53,8 @@ def counts(compiled: jax.stages.Compiled) -> Counts:
     return Counts(
         temp_bytes=temporary,
         total_bytes=total,
-        flops=flops if flops >= 0 else None,
-        bytes_accessed=accessed if accessed >= 0 else None,
+        flops=flops if flops >= 0 and not reasons else None,
+        bytes_accessed=accessed if accessed >= 0 and not reasons else None,
         uncounted="; ".join(reasons),
     )
 

@@ -15,7 +15,6 @@ import oracle
 import pytest
 
 from experiments.attention_cost import TARGETS, verdicts
-from hrrformer.spectral import IMPLEMENTATIONS
 from lra_tasks import bench_attention as bench
 from lra_tasks import bench_train as steps
 from lra_tasks import contestants, costing, floors, peak
@@ -28,7 +27,7 @@ from lra_tasks.errors import UsageError
 PNG = b"\x89PNG"
 TINY = AttentionSettings(lengths=(16, 32), width=16, num_heads=2, batch_size=2, repeats=3, seconds=60.0)
 MIXERS = ("hrr", "none")
-NAMES = (*(f"hrr-{name}" for name in IMPLEMENTATIONS), "authors", "softmax", "projections")
+NAMES = ("hrr-fft", "hrr-matmul", "authors", "softmax", "projections")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,12 +83,19 @@ def test_the_authors_gradient_is_the_layer_s():
 
 
 def test_every_implementation_stands_for_itself():
-    assert set(NAMES) <= set(contestants.known())
-    assert set(contestants.default_names()) >= set(NAMES)
+    assert {"hrr", "hrr-pallas", "softmax-cudnn", *NAMES} == set(contestants.known())
     query, key, value = jax.random.normal(jax.random.key(0), (3, 1, 6, 2, 8))
-    for name in ("hrr", "hrr-fft", "hrr-matmul"):
+    for name in ("hrr", "hrr-fft", "hrr-matmul", "hrr-pallas"):
         found = contestants.contestant(name)(query, key, value)
         np.testing.assert_allclose(found, contestants.authors(query, key, value), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "more"), [("cpu", set()), ("gpu", {"hrr-pallas", "softmax-cudnn"}), ("tpu", {"hrr-pallas"})]
+)
+def test_what_a_platform_runs(monkeypatch, platform, more):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert set(contestants.default_names()) == {*NAMES, *more}
 
 
 def test_temporary_memory():
@@ -140,10 +146,29 @@ def test_times_to_expect():
 def test_a_loop_is_counted_once():
     shape = jax.ShapeDtypeStruct((9, 8, 8), jnp.float32)
     looped = jax.jit(lambda x: jax.lax.map(lambda matrix: matrix @ matrix, x)).lower(shape).compile()
-    assert "loop" in costing.counts(looped).uncounted
+    counts = costing.counts(looped)
+    assert "loop" in counts.uncounted
+    assert (counts.flops, counts.bytes_accessed) == (None, None)
     plain = jax.jit(lambda x: x + 1.0).lower(shape).compile()
     counts = costing.counts(plain)
     assert (counts.uncounted, counts.total_bytes) == ("", 2 * 9 * 8 * 8 * 4 + counts.temp_bytes)
+    assert counts.flops == 9 * 8 * 8
+
+
+def test_what_is_not_counted_is_said_once(result, capsys):
+    loop = "a loop's body is counted once"
+    some = [
+        row | {"flops": None, "bytes_accessed": None, "uncounted": loop}
+        if "hrr" in row["contestant"]
+        else row
+        for row in result["rows"]
+    ]
+    print_attention(result | {"rows": some})
+    out = capsys.readouterr().out
+    assert " ".join(out.split()).count(loop) == 1
+    line = re.search(r"^hrr-fft .* %$", out, re.MULTILINE)
+    assert line is not None
+    assert line[0].split()[-3:-1] == ["-", "-"] or line[0].split()[-4:-2] == ["-", "-"]
 
 
 def test_rounds_are_shuffled_and_end(monkeypatch):
