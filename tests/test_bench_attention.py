@@ -14,6 +14,7 @@ import numpy as np
 import oracle
 import pytest
 
+from experiments import attention_cost
 from experiments.attention_cost import TARGETS, verdicts
 from lra_tasks import bench_attention as bench
 from lra_tasks import bench_train as steps
@@ -626,3 +627,19 @@ def test_verdicts():
     assert [line["measured"] for line in found] == [7.1, 2.5, 1.4, None, 16.0]
     assert len(found) == len(TARGETS) + 1
     assert verdicts([], [])[-1]["met"] is False
+
+
+def test_what_runs_apart_runs_before_the_sweep(monkeypatch):
+    order = []
+
+    def stop(*_, million=False, **__):
+        order.append("million" if million else "sweep")
+        if not million:
+            raise RuntimeError("stopped")
+        return {"million": []}
+
+    monkeypatch.setattr(attention_cost, "train_apart", lambda *_, **__: order.append("step"))
+    monkeypatch.setattr(attention_cost, "bench_attention", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        attention_cost.main()
+    assert order == ["step", "million", "sweep"]
