@@ -274,8 +274,8 @@ def print_attention(result: dict[str, Any]) -> None:
             "Times are medians; T·D floats are units of B·T·D·4 bytes. The floor is the time in which this"
             f" machine could at best do the FLOPs ({rates['flops_per_second'] / 1e9:,.0f} GFLOP/s measured)"
             f" and move the bytes ({rates['bytes_per_second'] / 1e9:,.1f} GB/s) that HRR attention needs: see"
-            " lra_tasks/floors.py for the formulas. Short sequences fit caches that are faster than that memory,"
-            " so that their share may be above 100 %.",
+            " lra_tasks/floors.py for the formulas. Short sequences fit caches that are faster than that"
+            " memory, so that their share may be above 100 %.",
         )
     if any(row["uncounted"] for row in rows):
         names = dict.fromkeys(row["contestant"] for row in rows if row["uncounted"])
@@ -337,7 +337,9 @@ def _print_longest(longest: Sequence[dict[str, Any]]) -> None:
             for row in longest
         ],
     )
-    print_paragraphs(*(f"{row['level']}, {row['contestant']}: {row['note']}." for row in longest if row["note"]))
+    print_paragraphs(
+        *(f"{row['level']}, {row['contestant']}: {row['note']}." for row in longest if row["note"])
+    )
 
 
 def print_apart(rows: Sequence[dict[str, Any]], name: str) -> None:
