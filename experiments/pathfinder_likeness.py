@@ -47,9 +47,10 @@ import numpy as np
 import tyro
 from scipy import ndimage
 
-from lra_tasks.cli import exit_codes, print_table
+from lra_tasks.cli import exit_codes
 from lra_tasks.files import write_json
 from lra_tasks.metrics import environment
+from lra_tasks.tables import print_table
 from lra_tasks.tasks.pathfinder import CONTOUR_LENGTHS, SIZES, find_discs, references
 from lra_tasks.tasks.snakes import Scene, images, scene
 

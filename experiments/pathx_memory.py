@@ -17,11 +17,12 @@ import jax
 import tyro
 
 from lra_tasks import Config, Progress, preset
-from lra_tasks.cli import exit_codes, print_table
+from lra_tasks.cli import exit_codes
 from lra_tasks.files import write_json
 from lra_tasks.metrics import environment
 from lra_tasks.presets import PRESETS
 from lra_tasks.program import Program, memory_bytes
+from lra_tasks.tables import print_table
 from lra_tasks.tasks import get_task
 
 RESULTS = Path(__file__).parent / "results"

@@ -73,8 +73,9 @@ class AttentionSettings:
                 raise UsageError(f"{flag} must be at least 1; got {value}.")
         if self.width % self.num_heads:
             raise UsageError(f"--heads must divide --width, {self.width}; got {self.num_heads}.")
-        if not self.lengths:
-            raise UsageError("--lengths must name at least one length; got none.")
+        for flag, values in (("--lengths", self.lengths), ("--level", self.levels)):
+            if not values:
+                raise UsageError(f"{flag} must name at least one; got none.")
         if not self.seconds > 0:
             raise UsageError(f"--seconds must be positive; got {self.seconds:g}.")
         for flag, known, given in (("--dtype", DTYPES, (self.dtype,)), ("--level", LEVELS, self.levels)):
@@ -83,49 +84,38 @@ class AttentionSettings:
                     raise UsageError(f"{flag} must be one of {', '.join(known)}; got '{value}'.")
         for name in self.contestants:
             contestant(name)
+        for level in self.levels:
+            if self.contestants and not at_level(level, self.contestants):
+                raise UsageError(
+                    f"--contestants {' '.join(self.contestants)} names none at --level {level}: name another,"
+                    " or leave the level out."
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What one contestant costs at one length.
+class Cost(costing.Measured):
+    """What one contestant costs at one length; `ratio` is to the level's `lra_tasks.contestants.REFERENCE`.
 
     Attributes:
-      level, direction, contestant, length: what it is of; direction is "forward" or "both".
-      temp_bytes: of the compiled function, beside arguments and results.
-      temp_floats: the same in units of B·T·D·4 bytes.
-      total_bytes: with arguments and results.
-      flops, bytes_accessed: as XLA counts them; None where it does not say.
-      uncounted: why these two are too small, if they are.
-      seconds: of one call, the median over the rounds; None where it was not run.
-      quartiles: the first and the third.
-      rounds: that they are of.
-      ratio: the median over the rounds of its time over that of the level's reference, see
-        `lra_tasks.contestants.REFERENCE`; None where one of them was not run.
+      level, direction, contestant: what it is of; direction is "forward" or "both".
+      temp_floats: `temp_bytes` in units of B·T·D·4 bytes.
+      flops, bytes_accessed: as XLA counts them; None where it does not say, or counts too few.
+      uncounted: why it would count too few, if it would.
       floor_seconds: the analytic floor, see `lra_tasks.floors.floor_counts`; the same for all contestants.
-      floor_share: floor over time in percent: 100 could not be faster. Of the contestants that do
-        something else than HRR attention it says only how long they take on the same scale.
-      missing: why there is no time: "memory", "slow", "refused"; empty where there is one.
-      note: the same in words.
+      floor_share: floor over time in percent: 100 could not be faster, except at short sequences, which fit
+        caches that are faster than the memory of the floor. Of the contestants that do something else than
+        HRR attention it says only how long they take on the same scale.
     """
 
     level: str
     direction: str
     contestant: str
-    length: int
-    temp_bytes: int | None = None
     temp_floats: float | None = None
-    total_bytes: int | None = None
     flops: float | None = None
     bytes_accessed: float | None = None
     uncounted: str = ""
-    seconds: float | None = None
-    quartiles: tuple[float, float] | None = None
-    rounds: int = 0
-    ratio: float | None = None
     floor_seconds: float | None = None
     floor_share: float | None = None
-    missing: str = ""
-    note: str = ""
 
 
 def bench_attention(
@@ -140,37 +130,58 @@ def bench_attention(
     Args:
       settings: what is measured; the defaults if not given.
       memory: bytes; finds the longest T that fits, too, from compiled programs of which none is run.
-      million: runs only one layer of width 64 and one head at T = 1,048,576, in a process of its own.
+      million: runs only one layer of width 64 and one head at T = 1,048,576, in a process of its own, "hrr"
+        if no contestants are given; this process leaves the device alone before. Of the settings, levels,
+        lengths, width, num_heads, batch_size and repeats are not used.
       progress: shows what is under way; None for silence.
 
     Returns:
-      What JSON can hold: "settings", "rows" (a `Cost` each), "rates" (see `lra_tasks.floors.machine_rates`),
-      "exponents" (level → direction → contestant → {"seconds": p, "temp_bytes": p}), "longest" and "million"
-      (a dictionary for each contestant; empty where not asked for), and "environment".
+      What JSON can hold: "settings" (those used), "rows" (a `Cost` each), "rates" (see
+      `lra_tasks.floors.machine_rates`; of the best of two measurements), "exponents" (level → direction →
+      contestant → {"seconds": p, "temp_bytes": p}), "longest" and "million" (a dictionary for each
+      contestant; empty where not asked for), and "environment".
 
     Raises:
-      UsageError: for an unknown contestant.
+      UsageError: for `memory` together with `million`.
     """
     progress = progress or Silent()
     settings = settings or AttentionSettings()
-    names = settings.contestants or default_names()
     rows: list[Cost] = []
     rates: dict[str, float] = {}
+    apart: list[dict[str, Any]] = []
     if million:
-        single = dataclasses.replace(settings, lengths=(MILLION,), width=NARROW, num_heads=1, batch_size=1)
-        chosen = settings.contestants or ("hrr",)
-        apart = [measure_apart(name, single, progress=progress) for name in chosen]
+        if memory is not None:
+            raise UsageError(
+                "--memory searches lengths that --million does not measure: give one of the two."
+            )
+        settings = dataclasses.replace(
+            settings,
+            contestants=settings.contestants or ("hrr",),
+            levels=("layer",),
+            lengths=(MILLION,),
+            width=NARROW,
+            num_heads=1,
+            batch_size=1,
+            repeats=1,
+        )
+        apart = [measure_apart(name, settings, progress=progress) for name in settings.contestants]
     else:
-        apart = []
+        settings = dataclasses.replace(settings, contestants=settings.contestants or default_names())
+        progress.show("measuring the machine")
+        before = machine_rates(settings.dtype)
         for level in settings.levels:
-            rows += _sweep(level, at_level(level, names), settings, rates, progress)
+            rows += _sweep(level, at_level(level, settings.contestants), settings, progress)
+        progress.show("measuring the machine")
+        after = machine_rates(settings.dtype)
+        rates = {name: max(rate, after[name]) for name, rate in before.items()}  # a busy machine shows less
         rows = [_with_floor(row, settings, rates) for row in rows]
     longest = []
     if memory is not None:
         for level in settings.levels:
-            longest += [longest_length(level, n, memory, settings, progress) for n in at_level(level, names)]
+            for name in at_level(level, settings.contestants):
+                longest.append(longest_length(level, name, memory, settings, progress))
     return {
-        "settings": dataclasses.asdict(dataclasses.replace(settings, contestants=tuple(names))),
+        "settings": dataclasses.asdict(settings),
         "rows": [dataclasses.asdict(row) for row in rows],
         "rates": rates,
         "exponents": exponents(rows),
@@ -187,10 +198,9 @@ def _compile(
     arguments = _inputs(level, direction, length, settings)
     function = program(level, direction, contestant(name), settings.num_heads)
     try:
-        return jax.jit(function).lower(*arguments).compile()
+        compiling = jax.jit(function).lower(*arguments).compile
+        return costing.within_memory(compiling, "while it was compiled")
     except (NotImplementedError, ValueError, RuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and costing.is_out_of_memory(error):
-            return Missing("memory", "ran out of memory while it was compiled")
         (line, *_) = str(error).splitlines() or [type(error).__name__]
         return Missing("refused", f"does not compile here: {line}")
 
@@ -207,24 +217,24 @@ def _inputs(level: str, direction: str, length: int, settings: AttentionSettings
     )
 
 
-def _sweep(
-    level: str, names: Sequence[str], settings: AttentionSettings, rates: dict[str, float], progress: Progress
-) -> list[Cost]:
-    """Returns the rows of one level, by length, pass and contestant; raises `rates` to the best seen."""
+def _draw(level: str, length: int, settings: AttentionSettings) -> Any:
+    """Returns the arguments of forward and backward, or that they do not fit."""
+    shapes = _inputs(level, "both", length, settings)
+    drawing = functools.partial(draw, shapes, settings.seed)
+    return costing.within_memory(lambda: jax.block_until_ready(drawing()), "while inputs were drawn")
+
+
+def _sweep(level: str, names: Sequence[str], settings: AttentionSettings, progress: Progress) -> list[Cost]:
+    """Returns the rows of one level, by length, pass and contestant."""
     rows: list[Cost] = []
     for length in sorted(settings.lengths):
         earlier = {
-            (direction, name): {
-                row.length: row.seconds
-                for row in rows
-                if (row.direction, row.contestant) == (direction, name) and row.seconds is not None
-            }
+            (direction, name): costing.times(
+                row for row in rows if (row.direction, row.contestant) == (direction, name)
+            )
             for direction in PASSES
             for name in names
         }
-        progress.show(f"{level}, T = {length:,}: measuring the machine")
-        for name, rate in machine_rates(settings.dtype).items():
-            rates[name] = max(rate, rates.get(name, 0.0))  # a busy machine shows less than it can
         rows += _at_length(level, names, length, earlier, settings, progress)
     return rows
 
@@ -246,7 +256,7 @@ def _at_length(
         row = Cost(level=level, direction=direction, contestant=name, length=length)
         compiled = _compile(level, direction, name, length, settings)
         if isinstance(compiled, Missing):
-            rows[direction, name] = _without_time(row, compiled)
+            rows[direction, name] = costing.without_time(row, compiled)
             continue
         counted = costing.counts(compiled)
         floats = counted.temp_bytes / (4 * settings.batch_size * length * settings.width)
@@ -255,8 +265,11 @@ def _at_length(
         reason = costing.reason_not_to_run(counted.total_bytes, free, expected, settings.seconds)
         if reason is None:
             runnable[direction, name] = compiled
-        rows[direction, name] = row if reason is None else _without_time(row, reason)
-    given = draw(_inputs(level, "both", length, settings), settings.seed) if runnable else ()
+        rows[direction, name] = row if reason is None else costing.without_time(row, reason)
+    given: Any = _draw(level, length, settings) if runnable else ()
+    if isinstance(given, Missing):
+        rows |= {key: costing.without_time(rows[key], given) for key in runnable}
+        runnable, given = {}, ()
     calls = {
         (direction, name): functools.partial(compiled, *(given if direction == "both" else given[:-1]))
         for (direction, name), compiled in runnable.items()
@@ -269,17 +282,10 @@ def _at_length(
         show=lambda done, total: progress.show(f"{where}: measuring", done, total),
     )
     for key, reason in lost.items():
-        rows[key] = _without_time(rows[key], reason)
+        rows[key] = costing.without_time(rows[key], reason)
     for (direction, name), taken in times.items():
-        first, median, third = costing.quartiles(taken)
         reference = times.get((direction, REFERENCE[level]))
-        rows[direction, name] = dataclasses.replace(
-            rows[direction, name],
-            seconds=median,
-            quartiles=(first, third),
-            rounds=len(taken),
-            ratio=costing.median_ratio(taken, reference) if reference else None,
-        )
+        rows[direction, name] = costing.with_times(rows[direction, name], taken, reference)
     return list(rows.values())
 
 
@@ -291,30 +297,17 @@ def _with_floor(row: Cost, settings: AttentionSettings, rates: dict[str, float])
     return dataclasses.replace(row, floor_seconds=floor, floor_share=share)
 
 
-def _without_time(row: Cost, reason: Missing) -> Cost:
-    return dataclasses.replace(row, missing=reason.kind, note=reason.why)
-
-
 def exponents(rows: Sequence[Cost]) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
     """Returns level → direction → contestant → the exponents p of time and memory, as T^p.
 
     Fitted over the larger lengths, see `lra_tasks.costing.exponent`.
     """
     result: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
-    for row in rows:
-        of_pass = result.setdefault(row.level, {}).setdefault(row.direction, {})
-        if row.contestant in of_pass:
-            continue
-        same = [r for r in rows if (r.level, r.direction, r.contestant) == _key(row)]
-        of_pass[row.contestant] = {
-            quantity: costing.exponent({r.length: value for r in same if (value := getattr(r, quantity))})
-            for quantity in ("seconds", "temp_bytes")
-        }
+    for key in dict.fromkeys((row.level, row.direction, row.contestant) for row in rows):
+        level, direction, name = key
+        same = [row for row in rows if (row.level, row.direction, row.contestant) == key]
+        result.setdefault(level, {}).setdefault(direction, {})[name] = costing.exponents(same)
     return result
-
-
-def _key(row: Cost) -> tuple[str, str, str]:
-    return row.level, row.direction, row.contestant
 
 
 def longest_length(
@@ -326,7 +319,8 @@ def longest_length(
 
     Returns:
       "level", "contestant", "memory" (bytes), "length" (None if not even the shortest one fits, or nothing
-      compiles), "total_bytes" at that length and "note".
+      compiles), "total_bytes" at that length and "note", which says so if it was not the memory that ended
+      the search.
     """
     needed: dict[int, int] = {}
     note = ""
@@ -351,6 +345,10 @@ def longest_length(
             if fits(found + step):
                 found += step
             step //= 2
+    if length > LONGEST:
+        note = f"longer than T = {found:,} was not tried"
+    elif found is None and not note:
+        note = f"not even T = {SHORTEST:,} fits, and shorter was not tried"
     return {
         "level": level,
         "contestant": name,
@@ -401,6 +399,11 @@ def one_call(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     reason = costing.reason_not_to_run(total, free_bytes(), None, chosen.seconds)
     if reason is not None:
         return {"total_bytes": total, "missing": reason.kind, "note": reason.why}
-    call = functools.partial(compiled, *draw(_inputs("layer", "both", length, chosen), chosen.seed))
-    costing.timed(call)
-    return {"total_bytes": total, "seconds": costing.timed(call)}
+    given = _draw("layer", length, chosen)
+    if isinstance(given, Missing):
+        return {"total_bytes": total, "missing": given.kind, "note": given.why}
+    call = functools.partial(compiled, *given)
+    took = costing.within_memory(lambda: [costing.timed(call) for _ in range(2)])
+    if isinstance(took, Missing):
+        return {"total_bytes": total, "missing": took.kind, "note": took.why}
+    return {"total_bytes": total, "seconds": took[-1]}

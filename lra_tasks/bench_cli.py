@@ -13,10 +13,9 @@ from lra_tasks.tables import print_paragraphs, print_table, short
 from lra_tasks.tasks import TASKS
 
 Positional = tyro.conf.Positional
-COLUMNS = 8  # lengths side by side: what fits 80 characters
 UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "GB": 10**9, "MB": 10**6, "kB": 10**3}
-PASSES = {"forward": "forward", "both": "forward + backward"}
-MISSING = {"memory": "memory", "slow": "slow", "refused": "refused"}
+DIRECTIONS = {"forward": "forward", "both": "forward + backward"}
+SWEEP_ONLY = ("level", "lengths", "width", "heads", "batch_size", "repeats", "memory", "plot")
 
 
 class Bench:
@@ -46,6 +45,7 @@ class BenchData:
         from lra_tasks.benchmark import bench_data
         from lra_tasks.progress import Progress
 
+        _check_paths(self.json)
         with Progress() as progress:
             result = bench_data(
                 self.tasks or tuple(TASKS),
@@ -88,7 +88,8 @@ class BenchAttention:
     memory: str | None = None
     """Find the longest T that fits, too, 24GiB for example; compiles, and runs nothing."""
     million: bool = False
-    """Instead of all that: one layer of width 64 and one head at T = 1,048,576 in a process of its own."""
+    """Instead of all that: one layer of width 64 and one head at T = 1,048,576 in a process of its own.
+    Takes --contestants (hrr if not given), --dtype, --seconds, --seed and --json."""
     json: Path | None = None
     """Write all numbers, and the environment, to this file too."""
     plot: Path | None = None
@@ -99,10 +100,14 @@ class BenchAttention:
         from lra_tasks.bench_plot import plot_attention
         from lra_tasks.progress import Progress
 
-        if self.plot is not None and self.million:
-            raise UsageError("--plot draws a sweep over lengths: it goes without --million.")
+        if self.million:
+            for field in dataclasses.fields(self):
+                if field.name in SWEEP_ONLY and getattr(self, field.name) != field.default:
+                    flag = field.name.replace("_", "-")
+                    raise UsageError(f"--{flag} is for the sweep over lengths: it goes without --million.")
+        _check_paths(self.json, self.plot)
         settings = AttentionSettings(
-            levels=self.level,
+            levels=("layer",) if self.million else self.level,
             contestants=self.contestants,
             lengths=self.lengths,
             width=self.width,
@@ -152,6 +157,7 @@ class BenchTrain:
         from lra_tasks.bench_train import TrainSettings, bench_train
         from lra_tasks.progress import Progress
 
+        _check_paths(self.json, self.plot)
         settings = TrainSettings(
             mixers=self.mixers,
             lengths=self.lengths,
@@ -197,6 +203,19 @@ def _digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def _check_paths(json: Path | None, plot: Path | None = None) -> None:
+    """Raises what would keep results from being written, before there are any.
+
+    Raises:
+      UsageError: if a folder does not exist, or the picture's name does not end in .png.
+    """
+    for flag, path in (("--json", json), ("--plot", plot)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{flag} {path}: there is no folder {path.parent}; make it, or name another.")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise UsageError(f"--plot must name a .png file; got {plot}.")
+
+
 def _write(result: dict[str, Any], path: Path | None) -> None:
     from lra_tasks.files import write_json
 
@@ -215,13 +234,11 @@ def _print_by_length(
 
     def cell(row: dict[str, Any]) -> str:
         value = row[quantity]
-        return MISSING.get(row["missing"], "-") if value is None else _digits(scale * value)
+        return (row["missing"] or "-") if value is None else _digits(scale * value)
 
     print_paragraphs(title)
-    for start in range(0, len(lengths), COLUMNS):
-        shown = lengths[start : start + COLUMNS]
-        lines = [(each, *(cell(values[each, length]) for length in shown)) for each in names]
-        print_table(("T =", *map(short, shown)), lines, numbers=True)
+    lines = [(each, *(cell(values[each, length]) for length in lengths)) for each in names]
+    print_table(("T =", *map(short, lengths)), lines, numbers=True, split=True)
 
 
 def _notes(rows: Iterable[dict[str, Any]], name: str) -> list[str]:
@@ -229,7 +246,7 @@ def _notes(rows: Iterable[dict[str, Any]], name: str) -> list[str]:
     notes: dict[tuple[str, ...], str] = {}
     for row in rows:
         if row["note"]:
-            words = (row[name], PASSES[row["direction"]]) if "direction" in row else (row[name],)
+            words = (row[name], DIRECTIONS[row["direction"]]) if "direction" in row else (row[name],)
             key = (*words, row["missing"])
             notes.setdefault(key, f"{', '.join(words)}, T = {row['length']:,}: {row['note']}.")
     return list(notes.values())
@@ -241,7 +258,7 @@ def print_attention(result: dict[str, Any]) -> None:
 
     rows = result["rows"]
     for level in dict.fromkeys(row["level"] for row in rows):
-        for direction, words in PASSES.items():
+        for direction, words in DIRECTIONS.items():
             some = [row for row in rows if (row["level"], row["direction"]) == (level, direction)]
             head = f"{level}, {words}"
             _print_by_length(f"{head}: milliseconds", some, "contestant", "seconds", 1e3)
@@ -257,12 +274,14 @@ def print_attention(result: dict[str, Any]) -> None:
             "Times are medians; T·D floats are units of B·T·D·4 bytes. The floor is the time in which this"
             f" machine could at best do the FLOPs ({rates['flops_per_second'] / 1e9:,.0f} GFLOP/s measured)"
             f" and move the bytes ({rates['bytes_per_second'] / 1e9:,.1f} GB/s) that HRR attention needs: see"
-            " lra_tasks/floors.py for the formulas.",
-            *dict.fromkeys(
-                f"{row['contestant']}: XLA's count is too small, as {row['uncounted']}."
-                for row in rows
-                if row["uncounted"]
-            ),
+            " lra_tasks/floors.py for the formulas. Short sequences fit caches that are faster than that"
+            " memory, so that their share may be above 100 %.",
+        )
+    if any(row["uncounted"] for row in rows):
+        names = dict.fromkeys(row["contestant"] for row in rows if row["uncounted"])
+        reasons = dict.fromkeys(row["uncounted"] for row in rows if row["uncounted"])
+        print_paragraphs(
+            f"No FLOPs and bytes where XLA would count too few, for {', '.join(names)}: {'; '.join(reasons)}."
         )
     _print_longest(result["longest"])
     print_apart(result["million"], "contestant")
@@ -298,7 +317,7 @@ def _print_floor(rows: Sequence[dict[str, Any]], result: dict[str, Any]) -> None
         " floats, and the floor's share of the time"
     )
     head = ("", "T", "ms", "quartiles", "grows", "FLOPs", "bytes", "floor")
-    print_table(head, lines, numbers=True)
+    print_table(head, lines, numbers=True, split=True)
 
 
 def _print_longest(longest: Sequence[dict[str, Any]]) -> None:
@@ -318,7 +337,9 @@ def _print_longest(longest: Sequence[dict[str, Any]]) -> None:
             for row in longest
         ],
     )
-    print_paragraphs(*(f"{row['contestant']}: {row['note']}." for row in longest if row["note"]))
+    print_paragraphs(
+        *(f"{row['level']}, {row['contestant']}: {row['note']}." for row in longest if row["note"])
+    )
 
 
 def print_apart(rows: Sequence[dict[str, Any]], name: str) -> None:
@@ -333,7 +354,7 @@ def print_apart(rows: Sequence[dict[str, Any]], name: str) -> None:
                 row[name],
                 f"{row['length']:,}",
                 str(row["width"]),
-                MISSING.get(row["missing"], "-") if row["seconds"] is None else _digits(row["seconds"]),
+                (row["missing"] or "-") if row["seconds"] is None else _digits(row["seconds"]),
                 "-" if row["total_bytes"] is None else f"{row['total_bytes'] / 2**30:.2f}",
                 "-" if row["peak_rss_bytes"] is None else f"{row['peak_rss_bytes'] / 2**30:.2f}",
             )

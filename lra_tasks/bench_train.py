@@ -1,6 +1,7 @@
 """`lra bench train`: what a training step of the whole model costs against the length of the sequence."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,34 +67,17 @@ class TrainSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepCost:
-    """What a training step with one mixer costs at one length.
+class StepCost(costing.Measured):
+    """What a training step with one mixer costs at one length; `ratio` is to that with the mixer none.
 
     Attributes:
-      mixer, length: what it is of.
-      temp_bytes: of the compiled step on one device, beside arguments and results.
-      total_bytes: with them: parameters, optimiser, batch.
-      seconds: of a step, the median over the rounds; None where it was not run.
-      quartiles: the first and the third.
-      rounds: that they are of.
+      mixer: what it is of.
       steps_per_second, examples_per_second: from the median step.
-      ratio: the median over the rounds of its time over that of the mixer none; None without it.
-      missing: why there is no time: "memory" or "slow"; empty where there is one.
-      note: the same in words.
     """
 
     mixer: str
-    length: int
-    temp_bytes: int
-    total_bytes: int
-    seconds: float | None = None
-    quartiles: tuple[float, float] | None = None
-    rounds: int = 0
     steps_per_second: float | None = None
     examples_per_second: float | None = None
-    ratio: float | None = None
-    missing: str = ""
-    note: str = ""
 
 
 def bench_train(settings: TrainSettings | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -117,8 +101,7 @@ def bench_train(settings: TrainSettings | None = None, *, progress: Progress | N
     rows: list[StepCost] = []
     for length in sorted(settings.lengths):
         earlier = {
-            mixer: {row.length: row.seconds for row in rows if row.mixer == mixer and row.seconds is not None}
-            for mixer in settings.mixers
+            mixer: costing.times(row for row in rows if row.mixer == mixer) for mixer in settings.mixers
         }
         rows += _at_length(length, earlier, settings, progress)
     return {
@@ -131,16 +114,10 @@ def bench_train(settings: TrainSettings | None = None, *, progress: Progress | N
 
 def exponents(rows: Sequence[StepCost]) -> dict[str, dict[str, float | None]]:
     """Returns mixer → the exponents p of time and memory, as T^p; see `lra_tasks.costing.exponent`."""
-    result: dict[str, dict[str, float | None]] = {}
-    for mixer in dict.fromkeys(row.mixer for row in rows):
-        same = [row for row in rows if row.mixer == mixer]
-        result[mixer] = {
-            quantity: costing.exponent(
-                {row.length: value for row in same if (value := getattr(row, quantity))}
-            )
-            for quantity in ("seconds", "temp_bytes")
-        }
-    return result
+    return {
+        mixer: costing.exponents([row for row in rows if row.mixer == mixer])
+        for mixer in dict.fromkeys(row.mixer for row in rows)
+    }
 
 
 def random_batch(config: Config, vocab_size: int) -> dict[str, np.ndarray]:
@@ -154,10 +131,24 @@ def random_batch(config: Config, vocab_size: int) -> dict[str, np.ndarray]:
     }
 
 
-def _stepper(program: Program, compiled: jax.stages.Compiled, config: Config) -> Callable[[], Any]:
-    """Returns a call that does the next training step and returns its measurements."""
-    held = [program.init()]
-    batch = program.shard(random_batch(config, get_task(TASK).vocab_size))
+def _compile(program: Program) -> jax.stages.Compiled | Missing:
+    """Returns the compiled training step, or that there was too little memory for compiling it."""
+    state = jax.eval_shape(program.init)
+    return costing.within_memory(lambda: program.compile(state), "while it was compiled")
+
+
+def _stepper(program: Program, compiled: jax.stages.Compiled, config: Config) -> Callable[[], Any] | Missing:
+    """Returns a call that does the next training step and returns its measurements, or why there is none."""
+
+    def begin() -> Any:
+        batch = random_batch(config, get_task(TASK).vocab_size)
+        return jax.block_until_ready((program.init(), program.shard(batch)))
+
+    began = costing.within_memory(begin, "while parameters were drawn")
+    if isinstance(began, Missing):
+        return began
+    held, batch = [began[0]], began[1]
+    del began  # the step takes the parameters' memory
 
     def step() -> Any:
         state, measured = compiled(held.pop(), batch)
@@ -177,15 +168,19 @@ def _at_length(
         progress.show(f"T = {length:,}: compiling {mixer}", len(rows), len(settings.mixers))
         config = settings.config(mixer, length)
         program = Program(config, get_task(TASK))
-        compiled = program.compile(jax.eval_shape(program.init))
+        compiled = _compile(program)
+        if isinstance(compiled, Missing):
+            rows[mixer] = costing.without_time(StepCost(mixer=mixer, length=length), compiled)
+            continue
         total, temporary = memory_bytes(compiled)
         rows[mixer] = StepCost(mixer=mixer, length=length, temp_bytes=temporary, total_bytes=total)
         expected = costing.expected_seconds(earlier[mixer], length)
-        reason = costing.reason_not_to_run(total, free, expected, settings.seconds)
-        if reason is None:
-            calls[mixer] = _stepper(program, compiled, config)
+        step = costing.reason_not_to_run(total, free, expected, settings.seconds)
+        step = step or _stepper(program, compiled, config)
+        if isinstance(step, Missing):
+            rows[mixer] = costing.without_time(rows[mixer], step)
         else:
-            rows[mixer] = _without_time(rows[mixer], reason)
+            calls[mixer] = step
     times, lost = costing.measure(
         calls,
         repeats=settings.repeats,
@@ -194,23 +189,14 @@ def _at_length(
         show=lambda done, total: progress.show(f"T = {length:,}: training", done, total),
     )
     for mixer, reason in lost.items():
-        rows[mixer] = _without_time(rows[mixer], reason)
+        rows[mixer] = costing.without_time(rows[mixer], reason)
     for mixer, taken in times.items():
-        first, median, third = costing.quartiles(taken)
+        row = costing.with_times(rows[mixer], taken, times.get(REFERENCE))
+        rate = 1 / statistics.median(taken)
         rows[mixer] = dataclasses.replace(
-            rows[mixer],
-            seconds=median,
-            quartiles=(first, third),
-            rounds=len(taken),
-            steps_per_second=1 / median,
-            examples_per_second=settings.batch_size / median,
-            ratio=costing.median_ratio(taken, times[REFERENCE]) if REFERENCE in times else None,
+            row, steps_per_second=rate, examples_per_second=settings.batch_size * rate
         )
     return list(rows.values())
-
-
-def _without_time(row: StepCost, reason: Missing) -> StepCost:
-    return dataclasses.replace(row, missing=reason.kind, note=reason.why)
 
 
 def measure_apart(settings: TrainSettings, *, progress: Progress) -> dict[str, Any]:
@@ -240,11 +226,15 @@ def one_step(settings: dict[str, Any]) -> dict[str, Any]:
     (mixer,), (length,) = chosen.mixers, chosen.lengths
     config = chosen.config(mixer, length)
     program = Program(config, get_task(TASK))
-    compiled = program.compile(jax.eval_shape(program.init))
+    compiled = _compile(program)
+    if isinstance(compiled, Missing):
+        return {"missing": compiled.kind, "note": compiled.why}
     total, _ = memory_bytes(compiled)
-    reason = costing.reason_not_to_run(total, free_bytes(), None, chosen.seconds)
-    if reason is not None:
-        return {"total_bytes": total, "missing": reason.kind, "note": reason.why}
-    step = _stepper(program, compiled, config)
-    costing.timed(step)
-    return {"total_bytes": total, "seconds": costing.timed(step)}
+    step = costing.reason_not_to_run(total, free_bytes(), None, chosen.seconds)
+    step = step or _stepper(program, compiled, config)
+    if isinstance(step, Missing):
+        return {"total_bytes": total, "missing": step.kind, "note": step.why}
+    took = costing.within_memory(lambda: [costing.timed(step) for _ in range(2)])
+    if isinstance(took, Missing):
+        return {"total_bytes": total, "missing": took.kind, "note": took.why}
+    return {"total_bytes": total, "seconds": took[-1]}

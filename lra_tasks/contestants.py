@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from hrrformer import hrr_attention
-from hrrformer.spectral import IMPLEMENTATIONS
+from hrrformer.attention import IMPLEMENTATIONS
 from lra_tasks.errors import unknown_name
 
 Contestant: TypeAlias = Callable[[Array, Array, Array], Array]
@@ -75,10 +75,11 @@ def softmax_cudnn(query: Array, key: Array, value: Array) -> Array:
     return jax.nn.dot_product_attention(*inputs, implementation="cudnn").astype(value.dtype)
 
 
+CUDNN = "softmax-cudnn"
 OTHERS: dict[str, Contestant] = {
     "authors": authors,
     "softmax": softmax,
-    "softmax-cudnn": softmax_cudnn,
+    CUDNN: softmax_cudnn,
     "projections": projections,
 }
 
@@ -89,9 +90,13 @@ def known() -> tuple[str, ...]:
 
 
 def default_names() -> tuple[str, ...]:
-    """Returns the names measured if none are given: each implementation, and what this platform runs."""
-    others = [name for name in OTHERS if name != "softmax-cudnn" or jax.default_backend() == "gpu"]
-    return (*(f"hrr-{name}" for name in IMPLEMENTATIONS), *others)
+    """Returns the names measured if none are given: those of `known` that this platform runs.
+
+    Without "hrr", which is one of its implementations; without "hrr-pallas" on CPU, where it is interpreted.
+    """
+    platform = jax.default_backend()
+    absent = {"hrr", *(["hrr-pallas"] if platform == "cpu" else []), *([CUDNN] if platform != "gpu" else [])}
+    return tuple(name for name in known() if name not in absent)
 
 
 def contestant(name: str) -> Contestant:

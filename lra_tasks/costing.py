@@ -6,7 +6,7 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -14,6 +14,7 @@ import jax
 from lra_tasks.program import memory_bytes
 
 K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 LEAST_ROUNDS = 3
 LARGER = 4  # lengths that an exponent is fitted to
 
@@ -25,9 +26,9 @@ class Counts:
     Attributes:
       temp_bytes: temporaries, neither argument nor result.
       total_bytes: arguments, results and temporaries, on one device.
-      flops: floating-point operations; None where XLA does not say.
+      flops: floating-point operations; None where XLA does not say, or counts too few.
       bytes_accessed: read and written by all its kernels, caches not considered; None as above.
-      uncounted: why the last two are too small, if they are; empty otherwise.
+      uncounted: why XLA's counts of these two would be too small, if they would; empty otherwise.
     """
 
     temp_bytes: int
@@ -53,15 +54,10 @@ def counts(compiled: jax.stages.Compiled) -> Counts:
     return Counts(
         temp_bytes=temporary,
         total_bytes=total,
-        flops=flops if flops >= 0 else None,
-        bytes_accessed=accessed if accessed >= 0 else None,
+        flops=flops if flops >= 0 and not reasons else None,
+        bytes_accessed=accessed if accessed >= 0 and not reasons else None,
         uncounted="; ".join(reasons),
     )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether XLA ended for want of memory."""
-    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -74,10 +70,86 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 class Missing(NamedTuple):
-    """Why there is no time: "memory", "slow" or "refused", and a sentence's worth of detail."""
+    """Why there is no time: "memory", "slow" or "refused", a sentence on it, and a time too slow."""
 
     kind: str
     why: str
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured at one length.
+
+    Attributes:
+      length: T.
+      temp_bytes: of the compiled function, beside arguments and results; None where there is none.
+      total_bytes: with arguments and results.
+      seconds: of one call, the median over the rounds; None where it was not run.
+      quartiles: the first and the third.
+      rounds: that they are of.
+      ratio: the median over the rounds of its time over that of a reference; None where one was not run.
+      slow_seconds: of the first call where that was too slow for another; None otherwise.
+      missing: why there is no time: "memory", "slow", "refused"; empty where there is one.
+      note: the same in words.
+    """
+
+    length: int
+    temp_bytes: int | None = None
+    total_bytes: int | None = None
+    seconds: float | None = None
+    quartiles: tuple[float, float] | None = None
+    rounds: int = 0
+    ratio: float | None = None
+    slow_seconds: float | None = None
+    missing: str = ""
+    note: str = ""
+
+
+R = TypeVar("R", bound=Measured)
+
+
+def without_time(row: R, reason: Missing) -> R:
+    """Returns the row with the reason why it has no time."""
+    return dataclasses.replace(row, missing=reason.kind, note=reason.why, slow_seconds=reason.seconds)
+
+
+def with_times(row: R, taken: Sequence[float], reference: Sequence[float] | None) -> R:
+    """Returns the row with the times of its rounds, in proportion to those of a reference if there is one."""
+    first, median, third = quartiles(taken)
+    ratio = None if reference is None else median_ratio(taken, reference)
+    return dataclasses.replace(row, seconds=median, quartiles=(first, third), rounds=len(taken), ratio=ratio)
+
+
+def times(rows: Iterable[Measured]) -> dict[int, float]:
+    """Returns T → the seconds of a call, too slow ones included."""
+    known = {row.length: row.slow_seconds if row.seconds is None else row.seconds for row in rows}
+    return {length: seconds for length, seconds in known.items() if seconds is not None}
+
+
+def exponents(rows: Sequence[Measured]) -> dict[str, float | None]:
+    """Returns the exponents p of "seconds" and "temp_bytes", as T^p; see `exponent`."""
+    return {
+        quantity: exponent({row.length: value for row in rows if (value := getattr(row, quantity))})
+        for quantity in ("seconds", "temp_bytes")
+    }
+
+
+def within_memory(call: Callable[[], V], when: str = "") -> V | Missing:
+    """Returns what a call returns, or that it ran out of memory.
+
+    Args:
+      call: what is called.
+      when: words after "ran out of memory".
+    """
+    try:
+        return call()
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        words = str(error).lower()
+        known = isinstance(error, MemoryError) or "resource_exhausted" in words or "out of memory" in words
+        if not known:
+            raise
+        return Missing("memory", f"ran out of memory {when}".rstrip())
 
 
 def reason_not_to_run(
@@ -123,28 +195,27 @@ def measure(
       Name → seconds of each round; and name → why not, for those that ran out of memory or took too long.
     """
     order, shuffle = list(calls), random.Random(seed)
-    times: dict[K, list[float]] = {}
+    taken: dict[K, list[float]] = {}
     lost: dict[K, Missing] = {}
 
     def attempt(name: K) -> float | None:
-        try:
-            return timed(calls[name])
-        except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            lost[name] = Missing("memory", "ran out of memory")
-            order.remove(name)
-            times.pop(name, None)
-            return None
+        took = within_memory(lambda: timed(calls[name]))
+        if not isinstance(took, Missing):
+            return took
+        lost[name] = took
+        order.remove(name)
+        taken.pop(name, None)
+        return None
 
     show(0, repeats)
     for name in tuple(order):
         took = attempt(name)
         if took is not None and took > seconds:
-            lost[name] = Missing("slow", f"took {took:,.2g} s a call, more than --seconds {seconds:g}")
+            why = f"took {took:,.2g} s a call, more than --seconds {seconds:g}"
+            lost[name] = Missing("slow", why, took)
             order.remove(name)
         elif took is not None:
-            times[name] = []
+            taken[name] = []
     begin, done = time.perf_counter(), 0
     while order and done < repeats and (done < LEAST_ROUNDS or time.perf_counter() - begin < seconds):
         show(done, repeats)
@@ -152,9 +223,9 @@ def measure(
         for name in tuple(order):
             took = attempt(name)
             if took is not None:
-                times[name].append(took)
+                taken[name].append(took)
         done += 1
-    return times, lost
+    return taken, lost
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -28,18 +28,23 @@ def floor_counts(level: str, direction: str, tokens: int, width: int, head_size:
 
         numbers moved          core                     layer
         forward                5 T D                    + 6 T D + 4 D²
-        forward and backward   15 T D                   + 14 T D + 12 D²
+        forward and backward   12 T D                   + 14 T D + 12 D²
 
-    A sequence is taken not to fit the caches, each number to be read from memory once a pass over it. Core,
-    forward: k and v are read for β; q and v for the scores, when the output, but for a factor a head, is
-    written (5). Backward: q, v and the cotangent are read for the gradient of β and the sum in that of the
-    softmax (3); with these known, q, k, v and the cotangent are read and three gradients written (7). The
-    layer, forward: x is read and q, k, v written (4); o is read and y written (2). Backward: the cotangent
-    and o are read and o's gradient is written (3); the gradients of q, k and v, and x, are read, and that of
-    x is written (5). Both passes read 4 D² parameters, the backward writes as many.
+    Each number is taken to be read from memory once a pass over it. Core, forward: k and v are read for β;
+    q and v for the scores, when the output, but for a factor a head, is written (5). Forward and backward,
+    whose output only enters the loss: k and v are read for β (2); q, v and the cotangent for the loss, the
+    gradient of β and the sum in that of the softmax (3); with these known, q, k, v and the cotangent are
+    read and three gradients written (7). The layer, forward: x is read and q, k, v written (4); o is read
+    and y written (2). Forward and backward: x is read and q, k, v written (4); the cotangent is read and o's
+    gradient written (2), which the core takes for its cotangent; o is written, and read with the cotangent
+    for the gradient of W_o (3); the gradients of q, k and v, and x, are read, and that of x is written (5).
+    Both passes read 4 D² parameters; the backward reads them again and writes as many gradients.
 
-    So 29 T D numbers and 24 T D² FLOPs and a little at T, D = 512: what limits a layer on a CPU is
+    So 26 T D numbers and 24 T D² FLOPs and a little at T, D = 512: what limits a layer on a CPU is
     arithmetic, and what limits the core is memory.
+
+    A short sequence fits the caches, whose bandwidth is higher than the memory's: there the time may be
+    shorter than this floor, and the floor's share of it above 100 %.
 
     Args:
       level: "layer" or "core".
@@ -51,7 +56,7 @@ def floor_counts(level: str, direction: str, tokens: int, width: int, head_size:
     both = direction == "both"
     size = tokens * width
     flops = (6 if both else 3) * 2.5 * size * math.log2(max(head_size, 2))
-    numbers = (15 if both else 5) * size
+    numbers = (12 if both else 5) * size
     if level == "layer":
         flops += (24 if both else 8) * size * width
         numbers += (14 if both else 6) * size + (12 if both else 4) * width**2

@@ -3,19 +3,41 @@
 from collections.abc import Sequence
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
-    """Prints a plain table that fits the terminal; with `numbers`, all columns but the first to the right."""
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False, split: bool = False
+) -> None:
+    """Prints a plain table that fits the terminal.
+
+    Args:
+      header: a title for each column.
+      rows: a cell for each column.
+      numbers: all columns but the first to the right.
+      split: a table too wide is printed as several, each with the first column and as many of the others as
+        fit, one at least; otherwise cells break.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for number, title in enumerate(header):
-        table.add_column(title, justify="right" if numbers and number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    def table(columns: Sequence[int]) -> Table:
+        result = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for number in columns:
+            justify = "right" if numbers and number else "left"
+            result.add_column(header[number], justify=justify, overflow="fold")
+        for row in rows:
+            result.add_row(*(row[number] for number in columns))
+        return result
+
+    console, unlimited = Console(highlight=False), Console(width=10_000)
+    columns = [0]
+    for number in range(1, len(header)):
+        wider = [*columns, number]
+        if split and len(columns) > 1 and unlimited.measure(table(wider)).maximum > console.width:
+            console.print(table(columns))
+            console.print()
+            wider = [0, number]
+        columns = wider
+    console.print(table(columns))
 
 
 def print_paragraphs(*paragraphs: str) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import oracle
 import pytest
 
+from experiments import attention_cost
 from experiments.attention_cost import TARGETS, verdicts
-from hrrformer.spectral import IMPLEMENTATIONS
 from lra_tasks import bench_attention as bench
 from lra_tasks import bench_train as steps
 from lra_tasks import contestants, costing, floors, peak
@@ -28,7 +28,7 @@ from lra_tasks.errors import UsageError
 PNG = b"\x89PNG"
 TINY = AttentionSettings(lengths=(16, 32), width=16, num_heads=2, batch_size=2, repeats=3, seconds=60.0)
 MIXERS = ("hrr", "none")
-NAMES = (*(f"hrr-{name}" for name in IMPLEMENTATIONS), "authors", "softmax", "projections")
+NAMES = ("hrr-fft", "hrr-matmul", "authors", "softmax", "projections")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,12 +84,19 @@ def test_the_authors_gradient_is_the_layer_s():
 
 
 def test_every_implementation_stands_for_itself():
-    assert set(NAMES) <= set(contestants.known())
-    assert set(contestants.default_names()) >= set(NAMES)
+    assert {"hrr", "hrr-pallas", "softmax-cudnn", *NAMES} == set(contestants.known())
     query, key, value = jax.random.normal(jax.random.key(0), (3, 1, 6, 2, 8))
-    for name in ("hrr", "hrr-fft", "hrr-matmul"):
+    for name in ("hrr", "hrr-fft", "hrr-matmul", "hrr-pallas"):
         found = contestants.contestant(name)(query, key, value)
         np.testing.assert_allclose(found, contestants.authors(query, key, value), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "more"), [("cpu", set()), ("gpu", {"hrr-pallas", "softmax-cudnn"}), ("tpu", {"hrr-pallas"})]
+)
+def test_what_a_platform_runs(monkeypatch, platform, more):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert set(contestants.default_names()) == {*NAMES, *more}
 
 
 def test_temporary_memory():
@@ -112,7 +119,8 @@ def test_the_floor_is_its_formula():
     assert floors.floor_counts("core", "forward", 1000, 64, 16) == (3 * 2.5 * 4 * size, 5 * size)
     flops, numbers = floors.floor_counts("layer", "both", 1000, 64, 16)
     assert flops == 6 * 2.5 * 4 * size + 24 * size * 64
-    assert numbers == 29 * size + 12 * 64**2
+    assert numbers == 26 * size + 12 * 64**2
+    assert floors.floor_counts("core", "both", 1000, 64, 16) == (6 * 2.5 * 4 * size, (2 + 3 + 7) * size)
     rates = {"flops_per_second": 10.0, "bytes_per_second": 100.0}
     assert floors.floor_seconds(50.0, 25.0, 4, rates) == 5.0
     assert floors.floor_seconds(5.0, 100.0, 4, rates) == 4.0
@@ -140,10 +148,29 @@ def test_times_to_expect():
 def test_a_loop_is_counted_once():
     shape = jax.ShapeDtypeStruct((9, 8, 8), jnp.float32)
     looped = jax.jit(lambda x: jax.lax.map(lambda matrix: matrix @ matrix, x)).lower(shape).compile()
-    assert "loop" in costing.counts(looped).uncounted
+    counts = costing.counts(looped)
+    assert "loop" in counts.uncounted
+    assert (counts.flops, counts.bytes_accessed) == (None, None)
     plain = jax.jit(lambda x: x + 1.0).lower(shape).compile()
     counts = costing.counts(plain)
     assert (counts.uncounted, counts.total_bytes) == ("", 2 * 9 * 8 * 8 * 4 + counts.temp_bytes)
+    assert counts.flops == 9 * 8 * 8
+
+
+def test_what_is_not_counted_is_said_once(result, capsys):
+    loop = "a loop's body is counted once"
+    some = [
+        row | {"flops": None, "bytes_accessed": None, "uncounted": loop}
+        if "hrr" in row["contestant"]
+        else row
+        for row in result["rows"]
+    ]
+    print_attention(result | {"rows": some})
+    out = capsys.readouterr().out
+    assert " ".join(out.split()).count(loop) == 1
+    line = re.search(r"^hrr-fft .* %$", out, re.MULTILINE)
+    assert line is not None
+    assert line[0].split()[-3:-1] == ["-", "-"] or line[0].split()[-4:-2] == ["-", "-"]
 
 
 def test_rounds_are_shuffled_and_end(monkeypatch):
@@ -184,6 +211,70 @@ def test_out_of_memory_is_no_crash():
         costing.measure({"a": broken}, repeats=1, seconds=9.0, seed=0)
 
 
+def exhaust(*_, **__):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+
+ONE = AttentionSettings(levels=("core",), contestants=("authors",), lengths=(8,), width=8, num_heads=1)
+ONE_STEP = TrainSettings(mixers=("none",), lengths=(16,), batch_size=4, preset="smoke")
+
+
+def test_inputs_that_do_not_fit_are_rows(monkeypatch):
+    monkeypatch.setattr(bench, "draw", exhaust)
+    for row in bench_attention(ONE)["rows"]:
+        assert (row["missing"], row["note"]) == ("memory", "ran out of memory while inputs were drawn")
+        assert row["temp_bytes"] is not None
+
+
+@pytest.mark.parametrize("place", ["draw", "timed"])
+def test_a_call_apart_that_does_not_fit_is_a_row(monkeypatch, place):
+    monkeypatch.setattr(*((bench, "draw") if place == "draw" else (costing, "timed")), exhaust)
+    row = bench.one_call("hrr", dataclasses.asdict(ONE))
+    assert (row["missing"], row["note"][:17]) == ("memory", "ran out of memory")
+    assert row["total_bytes"] > 0
+
+
+@pytest.mark.parametrize("place", ["compile", "init"])
+def test_training_that_does_not_fit_is_a_row(monkeypatch, place):
+    whole, calls = steps.Program.init, itertools.count()
+
+    def init(self):
+        return exhaust() if next(calls) % 2 else whole(self)  # the first call only learns the shapes
+
+    monkeypatch.setattr(steps.Program, place, init if place == "init" else exhaust)
+    result = bench_train(ONE_STEP)
+    (row,) = result["rows"]
+    assert (row["missing"], row["seconds"]) == ("memory", None)
+    assert (row["total_bytes"] is None) == (place == "compile")
+    apart = steps.one_step(dataclasses.asdict(ONE_STEP))
+    assert (apart["missing"], "seconds" in apart) == ("memory", False)
+    print_train(result)
+
+
+def test_a_step_apart_that_does_not_fit_is_a_row(monkeypatch):
+    monkeypatch.setattr(costing, "timed", exhaust)
+    row = steps.one_step(dataclasses.asdict(ONE_STEP))
+    assert (row["missing"], row["note"]) == ("memory", "ran out of memory")
+
+
+def test_what_was_too_slow_is_not_run_again(monkeypatch):
+    made = []
+
+    def timed(call):
+        made.append(call)
+        return 40.0
+
+    monkeypatch.setattr(costing, "timed", timed)
+    monkeypatch.setattr(bench, "machine_rates", lambda _: {"bytes_per_second": 1.0, "flops_per_second": 1.0})
+    found = bench_attention(dataclasses.replace(ONE, lengths=(8, 16, 32)))["rows"]
+    assert [row["missing"] for row in found] == ["slow"] * 6
+    assert [row["slow_seconds"] for row in found] == [40.0] * 2 + [None] * 4
+    assert len(made) == 2
+    made.clear()
+    found = bench_train(dataclasses.replace(ONE_STEP, lengths=(16, 32)))["rows"]
+    assert ([row["missing"] for row in found], len(made)) == (["slow"] * 2, 1)
+
+
 # `lra bench attention`
 
 
@@ -214,6 +305,44 @@ def test_the_longest_length_that_fits(longest):
         assert row["total_bytes"] <= 100_000 < costing.counts(compiled).total_bytes
     none = bench.longest_length("core", "authors", 9, TINY, bench.Silent())
     assert (none["length"], none["total_bytes"]) == (None, None)
+
+
+def test_what_ended_the_search(monkeypatch):
+    none = bench.longest_length("core", "authors", 9, TINY, bench.Silent())
+    assert none["note"] == "not even T = 16 fits, and shorter was not tried"
+    monkeypatch.setattr(bench, "LONGEST", 64)
+    all_fit = bench.longest_length("core", "authors", 1 << 40, TINY, bench.Silent())
+    assert (all_fit["length"], all_fit["note"]) == (64, "longer than T = 64 was not tried")
+
+
+def test_the_machine_is_measured_twice(monkeypatch):
+    rates = [{"bytes_per_second": 1.0, "flops_per_second": 4.0}]
+    rates.append({"bytes_per_second": 2.0, "flops_per_second": 3.0})
+    monkeypatch.setattr(bench, "machine_rates", lambda _: rates.pop())
+    found = bench_attention(dataclasses.replace(ONE, lengths=(8, 16), repeats=1))["rates"]
+    assert (found, rates) == ({"bytes_per_second": 2.0, "flops_per_second": 4.0}, [])
+
+
+def test_a_million_tokens_have_the_device_first(monkeypatch):
+    order = []
+    environment = bench.environment
+
+    def apart(name, settings, *, progress):
+        order.append(f"{name} apart")
+        return {}
+
+    def here(name, call):
+        return lambda *_: [order.append(name), call()][1]
+
+    monkeypatch.setattr(bench, "measure_apart", apart)
+    monkeypatch.setattr(bench, "environment", here("environment", environment))
+    monkeypatch.setattr(jax, "default_backend", here("backend", lambda: "cpu"))
+    found = bench_attention(million=True)["settings"]
+    assert order[0] == "hrr apart"
+    used = [found[name] for name in ("levels", "contestants", "lengths", "width", "num_heads", "batch_size")]
+    assert used == [("layer",), ("hrr",), (1 << 20,), 64, 1, 1]
+    with pytest.raises(UsageError, match="--memory searches lengths"):
+        bench_attention(million=True, memory=9)
 
 
 def test_what_does_not_fit_is_a_row(monkeypatch, capsys, tmp_path):
@@ -275,7 +404,9 @@ def test_short_numbers(dtype):
     [
         ({"width": 0}, "--width must be at least 1; got 0"),
         ({"num_heads": 3}, "--heads must divide --width, 512; got 3"),
-        ({"lengths": ()}, "--lengths must name at least one length"),
+        ({"lengths": ()}, "--lengths must name at least one"),
+        ({"levels": ()}, "--level must name at least one"),
+        ({"contestants": ("projections",)}, "--contestants projections names none at --level core"),
         ({"lengths": (8, -1)}, "--lengths must be at least 1; got -1"),
         ({"seconds": 0.0}, "--seconds must be positive; got 0"),
         ({"dtype": "int8"}, "--dtype must be one of float32, .*; got 'int8'"),
@@ -309,6 +440,50 @@ def test_tables_fit(result, longest, trained, monkeypatch, capsys):
     assert "\x1b" not in out
     for words in ("layer, forward + backward: milliseconds", "Longest T", "Training steps per second"):
         assert words in out
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_names_and_cells_of_tables_are_whole(result, trained, monkeypatch, capsys, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    longest, cell = "softmax-cudnn", "refused"
+    many = [
+        dict(
+            row,
+            contestant=row["contestant"].replace("softmax", longest),
+            length=1000 << n,
+            seconds=None if row["contestant"] == "softmax" and n else 12345.6,
+            missing=cell if row["contestant"] == "softmax" and n else "",
+            quartiles=(12345.6, 12345.6),
+        )
+        for row in rows(result, length=16)
+        for n in range(8)
+    ]
+    powers = {
+        level: {
+            direction: {name.replace("softmax", longest): value for name, value in by_name.items()}
+            for direction, by_name in by_direction.items()
+        }
+        for level, by_direction in result["exponents"].items()
+    }
+    print_attention(result | {"rows": many, "exponents": powers})
+    own = "package.module:MixerOfMyOwn"
+    print_train(
+        trained
+        | {
+            "rows": [dict(trained["rows"][0], mixer=own, length=1000 << n) for n in range(8)],
+            "exponents": {own: {"seconds": None, "temp_bytes": None}},
+        }
+    )
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    first = [line[0] for line in lines if line]
+    assert max(map(len, out.splitlines())) <= width
+    assert first.count(own) >= 5
+    assert first.count(longest) >= 2 * 2 * 2 + 2
+    # Seven lengths in two levels, two passes and the tables of times.
+    assert sum(line.count(cell) for line in lines if line and line[0] == longest) == 7 * 2 * 2
+    assert {"1,000", "8,000", "125K"} <= {word for line in lines for word in line}
+    assert "12,345,600-12,345,600" in {word for line in lines for word in line}
 
 
 def test_pictures(result, trained, tmp_path):
@@ -405,6 +580,13 @@ def test_the_commands(tmp_path):
         (("attention", "--contestants", "sofmax"), "'softmax'"),
         (("attention", "--memory", "lots"), "--memory is 'lots'"),
         (("attention", "--million", "--plot", "a.png"), "--plot"),
+        (("attention", "--million", "--batch-size", "2"), "--batch-size"),
+        (("attention", "--plot", "a.jpg"), "--plot must name a .png file; got a.jpg"),
+        (("attention", "--json", "nowhere/a.json"), "there is no folder nowhere"),
+        (("attention", "--level"), "--level"),
+        (("attention", "--level", "core", "--contestants", "projections"), "none at --level core"),
+        (("train", "--plot", "nowhere/a.png"), "there is no folder nowhere"),
+        (("data", "--json", "nowhere/a.json"), "there is no folder nowhere"),
         (("train", "--mixers", "hr"), "'hrr'"),
     ],
 )
@@ -445,3 +627,19 @@ def test_verdicts():
     assert [line["measured"] for line in found] == [7.1, 2.5, 1.4, None, 16.0]
     assert len(found) == len(TARGETS) + 1
     assert verdicts([], [])[-1]["met"] is False
+
+
+def test_what_runs_apart_runs_before_the_sweep(monkeypatch):
+    order = []
+
+    def stop(*_, million=False, **__):
+        order.append("million" if million else "sweep")
+        if not million:
+            raise RuntimeError("stopped")
+        return {"million": []}
+
+    monkeypatch.setattr(attention_cost, "train_apart", lambda *_, **__: order.append("step"))
+    monkeypatch.setattr(attention_cost, "bench_attention", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        attention_cost.main()
+    assert order == ["step", "million", "sweep"]
