@@ -5,9 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
-from lra_tasks import data
+from lra_tasks import data, processes
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import UsageError
 from lra_tasks.files import write_json
@@ -51,7 +49,7 @@ def compare(
     """
     progress = progress or Silent()
     out_dir = Path(out_dir)
-    if jax.process_count() > 1:
+    if processes.count() > 1:
         raise UsageError(
             "A comparison is for one process; several train its runs one by one, for `lra report`."
         )

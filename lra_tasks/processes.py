@@ -1,13 +1,16 @@
 """One run over several processes that `jax.distributed` joins: what one of them knows and all must know.
 
-With one process every function here answers at once and touches no device.
+In a process that `jax.distributed` has not joined to others, every function here answers at once and touches
+no device.
 """
 
 import contextlib
 import functools
 import json
+import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +24,8 @@ from lra_tasks.errors import UsageError
 
 # How long a process that has ended waits for the others to end too: they do at once, unless it failed alone.
 SHUTDOWN_SECONDS = 30
+# How long a process that begins waits for the others to begin too; then JAX aborts it.
+START_SECONDS = 300
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -34,7 +39,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
 
     Raises:
       UsageError: if some are given and some not, or one is out of its range; if none is given and JAX finds
-        no cluster.
+        no cluster; if the port is taken on the host of process 0, or JAX refuses for another reason.
     """
     given = (coordinator, num_processes, process_id)
     if coordinator is None or num_processes is None or process_id is None:
@@ -43,28 +48,57 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
                 "--coordinator, --num-processes and --process-id go together: all three, or none where JAX"
                 f" finds them itself; got {coordinator}, {num_processes} and {process_id}."
             )
-    elif not re.fullmatch(r".+:[0-9]+", coordinator):
-        raise UsageError(f"--coordinator must be HOST:PORT; got {coordinator}.")
+    elif not re.fullmatch(r".+:[0-9]{1,5}", coordinator) or not 1 <= _port(coordinator) <= 65535:
+        raise UsageError(f"--coordinator must be HOST:PORT, PORT between 1 and 65535; got {coordinator}.")
     elif num_processes < 1:
         raise UsageError(f"--num-processes must be at least 1; got {num_processes}.")
     elif not 0 <= process_id < num_processes:
         raise UsageError(f"--process-id must be between 0 and {num_processes - 1}; got {process_id}.")
+    elif process_id == 0 and "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:
+        _check_port(coordinator)
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, shutdown_timeout_seconds=SHUTDOWN_SECONDS
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=START_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except ValueError as error:
-        raise UsageError(
-            "JAX finds no cluster to take the processes of --distributed from (SLURM, Open MPI, Cloud TPU or"
-            f" Kubernetes): {error} Give --coordinator, --num-processes and --process-id."
-        ) from error
+    except (RuntimeError, ValueError) as error:
+        if coordinator is None and isinstance(error, ValueError):
+            raise UsageError(
+                "JAX finds no cluster to take the processes of --distributed from (SLURM, Open MPI, Cloud TPU"
+                f" or Kubernetes): {error} Give --coordinator, --num-processes and --process-id."
+            ) from error
+        where = "" if coordinator is None else f" at --coordinator {coordinator}"
+        raise UsageError(f"JAX cannot join the processes of --distributed{where}: {error}") from error
     # JAX has put a handler of its own in the place of Python's.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
+def _port(coordinator: str) -> int:
+    return int(coordinator.rpartition(":")[2])
+
+
+def _check_port(coordinator: str) -> None:
+    """Refuses a port that process 0 cannot listen at; JAX 0.12 crashes there."""
+    try:
+        socket.create_server(("", _port(coordinator))).close()
+    except OSError as error:
+        raise UsageError(
+            f"--coordinator must name a port that is free on the host of process 0; got {coordinator}:"
+            f" {error.strerror or error}."
+        ) from error
+
+
+def count() -> int:
+    """Returns how many processes the run has."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
+
+
 def is_first() -> bool:
     """Whether this is the process that writes files and reports progress for all."""
-    return jax.process_index() == 0
+    return count() == 1 or jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
@@ -73,7 +107,7 @@ def gather(value: Any) -> list[Any]:
     Args:
       value: anything that JSON holds.
     """
-    if jax.process_count() == 1:
+    if count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(text)))
@@ -116,12 +150,12 @@ def anywhere(asked: list[int]) -> Callable[[], bool]:
     Returns:
       A function that returns the answer.
     """
-    if jax.process_count() == 1:
+    if count() == 1:
         return lambda: bool(asked)
     sharded, add = _sum_over_devices()
     flags = np.full(jax.local_device_count(), bool(asked), np.int32)
-    count = add(jax.make_array_from_process_local_data(sharded, flags, (jax.device_count(),)))
-    return lambda: bool(count)
+    total = add(jax.make_array_from_process_local_data(sharded, flags, (jax.device_count(),)))
+    return lambda: bool(total)
 
 
 @functools.cache

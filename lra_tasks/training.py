@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import secrets
 import signal
 import statistics
 import threading
@@ -21,7 +22,7 @@ from lra_tasks import data, processes
 from lra_tasks.checkpoint import Checkpoints
 from lra_tasks.config import Config, differences, from_json, read_config, to_json
 from lra_tasks.errors import Interrupted, UsageError
-from lra_tasks.files import locked, replace, write_json
+from lra_tasks.files import locked, replace, write_json, writing
 from lra_tasks.metrics import Metrics, environment
 from lra_tasks.mixers import get_mixer
 from lra_tasks.model import num_parameters
@@ -87,8 +88,10 @@ def train(
     Raises:
       UsageError: for a dataset that is not whole, a folder that holds a run of another configuration or on
         other data, a step that does not fit into memory, a batch the devices cannot share, a mixer that does
-        not fit, a loss that is not finite, a full disk; on every process if it is found on one before the
-        first step.
+        not fit, a loss that is not finite, a full disk. Over several processes, what the arguments, the
+        data, the folder and the memory of a step are refused for is raised on all of them if it is found on
+        one. What else fails on one alone (it runs out of memory while it compiles, it cannot read a
+        checkpoint, its disk is full) is raised there, and JAX ends the others.
       Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """
     run_dir = Path(run_dir)
@@ -119,6 +122,7 @@ def train(
         if "unofficial" in manifest["metadata"]:
             source = manifest["metadata"]["unofficial"]
             progress.say(f"{label}: the data are from an unofficial source: {source}")
+        _check_joined()
         program = Program(config, task)
         batches = data.training_batches(
             sources["train"],
@@ -139,6 +143,8 @@ def train(
                 _claim(run_dir, config, origin)
                 taken = f"{run_dir} is being trained by process PID; wait for it, or end it."
                 held.enter_context(locked(run_dir / ".lock", taken))
+        if processes.count() > 1:
+            _check_shared(run_dir)
         checkpoints = held.enter_context(contextlib.closing(Checkpoints(run_dir / "checkpoints")))
         asked = held.enter_context(_asked_to_end())
         metrics = Metrics(run_dir / "metrics.jsonl", writes=first)
@@ -151,7 +157,8 @@ def train(
             batches.set_state(record.position)
             progress.say(f"{label}: going on from step {int(state.step):,}")
         step = int(state.step)
-        metrics.drop_after(step)
+        with processes.together():
+            metrics.drop_after(step)
 
         def stop_if_asked() -> None:
             if processes.anywhere(asked)():
@@ -226,30 +233,31 @@ def train(
         accuracy, loss = program.evaluate(
             best_params, sources["test"], None, progress, f"{label}: testing", between=stop_if_asked
         )
-    if not first:
-        return processes.from_first(None)
-    summary = {
-        "task": config.task,
-        "title": title,
-        "protocol": config.protocol,
-        "mixer": config.mixer,
-        "seed": config.seed,
-        "length": config.length,
-        "num_steps": config.num_steps,
-        "batch_size": config.batch_size,
-        "pooling": config.model.pooling,
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "best_step": record.best_step,
-        "validation_accuracy": record.best_accuracy,
-        "num_parameters": num_parameters(best_params),
-        "examples_per_second": config.batch_size / metrics.median_step_seconds(),
-        "seconds": record.seconds,
-        "peak_bytes": memory_bytes(compiled)[0],
-        "data": origin,
-        "environment": environment(),
-    }
-    write_json(run_dir / "summary.json", summary)
+    summary = None
+    with processes.together():
+        if first:
+            summary = {
+                "task": config.task,
+                "title": title,
+                "protocol": config.protocol,
+                "mixer": config.mixer,
+                "seed": config.seed,
+                "length": config.length,
+                "num_steps": config.num_steps,
+                "batch_size": config.batch_size,
+                "pooling": config.model.pooling,
+                "test_accuracy": accuracy,
+                "test_loss": loss,
+                "best_step": record.best_step,
+                "validation_accuracy": record.best_accuracy,
+                "num_parameters": num_parameters(best_params),
+                "examples_per_second": config.batch_size / metrics.median_step_seconds(),
+                "seconds": record.seconds,
+                "peak_bytes": memory_bytes(compiled)[0],
+                "data": origin,
+                "environment": environment(),
+            }
+            write_json(run_dir / "summary.json", summary)
     return processes.from_first(summary)
 
 
@@ -274,8 +282,11 @@ def evaluate(
       `accuracy` in percent, `loss`, `num_examples`, and the `step` of the parameters.
 
     Raises:
-      UsageError: if there is no run or no checkpoint, or for a length beyond the model's positions.
+      UsageError: if there is no run or no checkpoint, for a length beyond the model's positions, or in one
+        of several processes.
     """
+    if processes.count() > 1:
+        raise UsageError("An evaluation is for one process; several train a run, which one then evaluates.")
     run_dir = Path(run_dir)
     config = read_config(run_dir)
     task = data.record(config.task, config.dataset, data_dir)
@@ -358,6 +369,36 @@ def _check_alike(config: Config, origin: dict[str, Any]) -> None:
             )
 
 
+def _check_joined() -> None:
+    """Refuses devices of other processes, as of a TPU slice, without `jax.distributed.initialize`."""
+    seen = jax.process_count()
+    if processes.count() != seen:
+        raise UsageError(
+            f"The devices that JAX sees are those of {seen} processes, which are not joined. Give `lra train`"
+            " --distributed; in Python, call jax.distributed.initialize() before anything else uses JAX."
+        )
+
+
+def _check_shared(run_dir: Path) -> None:
+    """Refuses folders that are not one: what process 0 writes there, the others have to find."""
+    # A name that nobody has asked for: a network file system remembers for a while what was not there.
+    token = run_dir / processes.from_first(f".shared-{secrets.token_hex(8)}")
+    try:
+        with processes.together():
+            if processes.is_first():
+                with writing(token):
+                    token.touch()
+        with processes.together():
+            if not token.exists():
+                raise UsageError(
+                    f"--run-dir must be one folder that all processes share; got {run_dir.absolute()}, where"
+                    " what process 0 has just written in its own does not show."
+                )
+    finally:
+        if processes.is_first():
+            token.unlink(missing_ok=True)
+
+
 def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:
     """Refuses a step that would be killed for its memory, or fail in XLA."""
     (_, needed), free = memory_bytes(compiled), free_bytes()
@@ -376,6 +417,7 @@ def _claim(run_dir: Path, config: Config, origin: dict[str, Any]) -> None:
         replace(run_dir / "config.json", to_json(config))
         write_json(run_dir / "data.json", origin)
         write_json(run_dir / "env.json", environment())
+        (run_dir / "checkpoints").mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"The run's folder {run_dir} cannot be written: {error}.") from error
 

@@ -7,13 +7,15 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 
 import arena
 import numpy as np
 import pytest
 
-from lra_tasks import Interrupted, UsageError, compare, data, processes, train
+from lra_tasks import Interrupted, UsageError, compare, data, evaluate, processes, train
 from lra_tasks.config import to_json
 from lra_tasks.files import locked
 from lra_tasks.progress import Silent
@@ -74,7 +76,9 @@ def test_wrong_flags(flags, words, tmp_path):
     [
         ((None, 2, 0), "go together: all three, or none .* got None, 2 and 0"),
         (("host:1234", None, 0), "go together"),
-        (("host", 2, 0), "--coordinator must be HOST:PORT; got host"),
+        (("host", 2, 0), "--coordinator must be HOST:PORT, PORT between 1 and 65535; got host"),
+        (("host:0", 2, 0), "--coordinator must be HOST:PORT, PORT between 1 and 65535; got host:0"),
+        (("host:65536", 2, 0), "--coordinator must be HOST:PORT, PORT between 1 and 65535; got host:65536"),
         (("host:1234", 0, 0), "--num-processes must be at least 1; got 0"),
         (("host:1234", 2, 2), "--process-id must be between 0 and 1; got 2"),
     ],
@@ -82,6 +86,68 @@ def test_wrong_flags(flags, words, tmp_path):
 def test_wrong_places_in_a_run(arguments, words):
     with pytest.raises(UsageError, match=words):
         processes.initialize(*arguments)
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("", 0)) as taken:
+        place = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"a port that is free .*; got {place}: Address"):
+            processes.initialize(place, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "words"),
+    [
+        (("host:1234", 2, 1), RuntimeError("why"), r"cannot join .* at --coordinator host:1234: why"),
+        (("host:1234", 2, 1), ValueError("why"), r"cannot join .* at --coordinator host:1234: why"),
+        ((None, None, None), RuntimeError("why"), r"cannot join the processes of --distributed: why"),
+        ((None, None, None), ValueError("Why."), r"finds no cluster .*: Why\. Give --coordinator"),
+    ],
+)
+def test_what_jax_says_against_joining(place, error, words, monkeypatch):
+    def refuse(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("jax.distributed.initialize", refuse)
+    with pytest.raises(UsageError, match=words):
+        processes.initialize(*place)
+
+
+# JAX_PLATFORMS names a backend that JAX does not have: starting it would be a RuntimeError.
+ALONE = """
+import sys
+from lra_tasks import UsageError, compare, evaluate, preset, processes, train
+from lra_tasks.config import Config
+
+assert processes.is_first() and processes.count() == 1
+assert processes.gather("a") == ["a"] and processes.from_first("a") == "a"
+assert not processes.anywhere([])()
+with processes.together():
+    pass
+folder, settings = sys.argv[1], vars(preset("listops", "smoke"))
+for refused in (
+    lambda: train(Config(task="listops", mixer="none", **settings), folder),
+    lambda: train(Config(task="listops", mixer="none", **settings), "new", data_dir=folder),
+    lambda: compare("bytes", ["none"], preset("listops", "smoke"), "new", data_dir=folder),
+    lambda: evaluate(folder),
+):
+    try:
+        refused()
+    except UsageError as error:
+        print(error)
+"""
+
+
+def test_one_process_is_refused_before_a_backend_starts(tmp_path):
+    (tmp_path / "something").touch()
+    environment = arena.environment() | {"JAX_PLATFORMS": "nonesuch"}
+    command = [sys.executable, "-c", ALONE, tmp_path]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4, done.stdout
+    assert not (tmp_path / "new").exists()
 
 
 # From Python: a process joins the other one and calls `lra_tasks.train` for one run after the other. Before
@@ -225,6 +291,7 @@ def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
             (fresh, odd, "", 0),
             (fresh, (QUICK, other), "", 0),
             (taken, other, "", 0),
+            ((tmp_path / "here", tmp_path / "there"), QUICK, "", 0),
             (fresh, wild, "", 0),
             (taken, QUICK, "", 0),
         )
@@ -235,18 +302,32 @@ def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
             r"--batch-size must be a multiple of the 4 devices; got 6\.",
             r"Process 1 was given another configuration .*: seed: 0, 1\. Give every process the same\.",
             f"{theirs}{taken} holds a run of another configuration",
+            f"{'Process 1 cannot go on: ' if number == 0 else ''}--run-dir must be one folder that all"
+            f" processes share; got {tmp_path / 'there'}, where",
             r"The loss of step 2 is .*training examples (\d+, ){7}\d+\.",
             f"{theirs}{taken} is being trained by process {os.getpid()};",
         )
         for line, words in zip(out[:-1], expected, strict=True):
             assert re.match(f"UsageError {words}", line)
     assert (fresh / "checkpoints" / "1").is_dir()
+    assert not (tmp_path / "there").exists()
+    for folder in (fresh, tmp_path / "here"):
+        assert not list(folder.glob(".shared*"))
 
 
-def test_a_comparison_is_for_one_process(smoke_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("jax.process_count", lambda: 2)
+def test_a_comparison_and_an_evaluation_are_for_one_process(smoke_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
     with pytest.raises(UsageError, match="A comparison is for one process"):
         compare("listops", ["none"], arena.SMOKE, tmp_path, data_dir=smoke_data)
+    with pytest.raises(UsageError, match="An evaluation is for one process"):
+        evaluate(tmp_path, data_dir=smoke_data)
+
+
+def test_devices_of_processes_that_are_not_joined(smoke_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UsageError, match="those of 2 processes, which are not joined"):
+        train(QUICK, tmp_path / "run", data_dir=smoke_data)
+    assert not (tmp_path / "run").exists()
 
 
 # The data of one process
