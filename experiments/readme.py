@@ -3,8 +3,9 @@
     make readme
 
 What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the table of the report in
-`experiments/results/NAME.json`, after `<!-- results: NAME -->` by the whole of it, and after
-`<!-- memory: NAME -->` by the memory of a training step, by preset and mixer.
+`experiments/results/NAME.json`, after `<!-- results: NAME -->` by the whole of it, after
+`<!-- memory: NAME -->` by the memory of a training step, by preset and mixer, and after `<!-- cost: NAME -->` by
+targets and what was measured.
 `tests/test_readme.py` fails while README and results disagree.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from lra_tasks import Report
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"(<!-- (table|results|memory): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|results|memory|cost): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -28,6 +29,8 @@ def _block(kind: str, name: str) -> str:
     result = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
     if kind == "memory":
         return _memory(result)
+    if kind == "cost":
+        return _cost(result)
     report = Report.from_json(result["report"])
     if kind == "table":
         return report.table()
@@ -50,6 +53,15 @@ def _memory(result: dict[str, Any]) -> str:
     for name, sizes in result["bytes"].items():
         cells = " | ".join(f"{size / 1e9:,.2f} GB" for size in sizes.values())
         lines.append(f"| {name} | {result['batch_size'][name]} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cost(result: dict[str, Any]) -> str:
+    lines = ["| what | at most | measured | met? |", "|---|---:|---:|---|"]
+    for row in result["targets"]:
+        measured = "-" if row["measured"] is None else f"{row['measured']:.2f}"
+        met = "yes" if row["met"] else "no"
+        lines.append(f"| {row['target']} | {row['bound']:.2f} | {measured} | {met} |")
     return "\n".join(lines) + "\n"
 
 
