@@ -14,8 +14,8 @@ width 64 at T = 1,048,576, and a training step of a whole one-layer model (Text'
 process of its own.
 
 Hardware and time. Two CPU cores and 8 GiB for the sweep, 12 GiB for the million tokens; ten minutes with
---seconds 15, as recorded, most of them in the longest sequences. Temporary memory is the same on every run of one version of JAX; times
-need a machine that does nothing else.
+--seconds 15, as recorded, most of them in the longest sequences. Temporary memory is the same on every run of
+one version of JAX; times need a machine that does nothing else.
 
 Expected. The targets of `TARGETS`, set before the fast implementation was written. Before it, at T = 4,096:
 11.3 T·D floats with backward and 4.1 without, 1.9 times the projections, and a core about as fast as the

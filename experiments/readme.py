@@ -4,8 +4,8 @@
 
 What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the table of the report in
 `experiments/results/NAME.json`, after `<!-- results: NAME -->` by the whole of it, after
-`<!-- memory: NAME -->` by the memory of a training step, by preset and mixer, and after `<!-- cost: NAME -->` by
-targets and what was measured.
+`<!-- memory: NAME -->` by the memory of a training step, by preset and mixer, and after
+`<!-- cost: NAME -->` by targets and what was measured.
 `tests/test_readme.py` fails while README and results disagree.
 """
 
