@@ -8,8 +8,8 @@ arguments, ⊛ being circular convolution and * the involution:
 
 Forward, β = superpose(k, v) and v̂ = unbind(q, β). Backward, of a cotangent û of v̂, the one of q is
 unbind(û, β), that of β is γ = superpose(q, û), and from it follow those of k, unbind(v, γ), and of v,
-unbind(k, γ). So a forward needs one of each, a backward three more of one and one of the other, and q, k,
-v and β are all that has to be kept.
+unbind(k, γ). A forward needs one of each; a backward, which unbinds once more to have v̂ again, four of one
+and one of the other. Of what has the sequence's size, only q, k and v have to be kept.
 
 Neither needs a Fourier transform. The H × H matrix M[i, j] = m[(i + j) mod H] gives unbind(x, m) = x M,
 and superpose sums xᵀ y over tokens and folds that H × H matrix along its diagonals i + j mod H: this is
