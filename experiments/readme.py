@@ -4,8 +4,9 @@
 
 What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the table of the report in
 `experiments/results/NAME.json`, after `<!-- results: NAME -->` by the whole of it, after
-`<!-- memory: NAME -->` by the memory of a training step, by preset and mixer, and after
-`<!-- cost: NAME -->` by targets and what was measured.
+`<!-- memory: NAME -->` by the memory of a training step, by preset and mixer, after
+`<!-- cost: NAME -->` by targets and what was measured, and after `<!-- longest: NAME -->` by the longest
+sequences that fit.
 `tests/test_readme.py` fails while README and results disagree.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 from lra_tasks import Report
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"(<!-- (table|results|memory|cost): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|results|memory|cost|longest): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -31,6 +32,8 @@ def _block(kind: str, name: str) -> str:
         return _memory(result)
     if kind == "cost":
         return _cost(result)
+    if kind == "longest":
+        return _longest(result)
     report = Report.from_json(result["report"])
     if kind == "table":
         return report.table()
@@ -62,6 +65,16 @@ def _cost(result: dict[str, Any]) -> str:
         measured = "-" if row["measured"] is None else f"{row['measured']:.2f}"
         met = "yes" if row["met"] else "no"
         lines.append(f"| {row['target']} | {row['bound']:.2f} | {measured} | {met} |")
+    return "\n".join(lines) + "\n"
+
+
+def _longest(result: dict[str, Any]) -> str:
+    lines = ["| layer | attention | longest T | needs |", "|---|---|---:|---:|"]
+    for row in result["rows"]:
+        heads = "head" if row["num_heads"] == 1 else "heads"
+        layer = f"D = {row['width']}, {row['num_heads']} {heads}"
+        length, size = f"{row['length']:,}", f"{row['total_bytes'] / 2**30:.1f} GiB"
+        lines.append(f"| {layer} | {row['contestant']} | {length} | {size} |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from lra_tasks.tables import short
 
 ENDS = {"memory": "then out of memory", "slow": "then too slow", "refused": ""}
 LINE_HEIGHT = 16  # points between two names
+NAME_WIDTH = 120  # points that a name and its exponent take at most
 TIMES = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (1e3, "s"))
 SIZES = ((1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 
@@ -136,24 +137,30 @@ def _draw(
 
 
 def _name_lines(axes: Any, lines: Mapping[str, Line], colours: Mapping[str, str]) -> None:
-    """Writes each name beside the last point of its line; names of lines that end together stand apart."""
+    """Writes each name beside the last point of its line; names that would touch stand apart."""
     axes.figure.draw_without_rendering()  # the layout decides how far apart values are
     scale = 72 / axes.figure.dpi
-
-    def height(value: float) -> float:
-        return scale * axes.transData.transform((1, value))[1]
-
-    ends = {name: max(line.values) for name, line in lines.items() if line.values}
-    for end in set(ends.values()):
-        group = sorted((height(lines[n].values[end]), n) for n, last in ends.items() if last == end)
-        places = spread([at for at, _ in group], LINE_HEIGHT)
-        for (at, name), place in zip(group, places, strict=True):
-            line = lines[name]
+    points = {
+        name: scale * axes.transData.transform((max(line.values), line.values[max(line.values)]))
+        for name, line in lines.items()
+        if line.values
+    }
+    columns: dict[float, list[str]] = {}  # names that stand under each other, by where they begin
+    for name, (across, _) in sorted(points.items(), key=lambda each: -each[1][0]):
+        near = next((column for column in columns if column - across < NAME_WIDTH), across)
+        columns.setdefault(near, []).append(name)
+    for column, names in columns.items():
+        group = sorted(names, key=lambda name: points[name][1])
+        apart = LINE_HEIGHT * (2 if any(lines[name].end for name in group) else 1)
+        places = spread([points[name][1] for name in group], apart)
+        for name, place in zip(group, places, strict=True):
+            line, (across, up) = lines[name], points[name]
+            end = max(line.values)
             power = "" if line.power is None else f"  T^{line.power:.2f}"
             axes.annotate(
-                f"{name}{power}" + (f", {line.end}" if line.end else ""),
+                f"{name}{power}" + (f",\n{line.end}" if line.end else ""),
                 (end, line.values[end]),
-                (12, place - at),
+                (12 + column - across, place - up),
                 textcoords="offset points",
                 va="center",
                 color=colours[name],
