@@ -55,8 +55,8 @@ def projections(query: Array, key: Array, value: Array) -> Array:
     """q k + v: no attention, only what keeps the projections around it and their gradients alive.
 
     For T = 4,096, D = 512 on CPU the layer does all the 24 T·D² FLOPs that four projections take forward and
-    backward, and holds 2.0 T·D floats of temporaries forward and 6.0 forward and backward. Of q (k + v), whose
-    gradients in k and v are the same, XLA would compute one parameter's gradient for both: 22 T·D² and 5.0.
+    backward, and holds 2.0 T·D floats of temporaries forward and 6.0 forward and backward. Of q (k + v),
+    whose gradients in k and v are the same, XLA would compute one parameter's gradient for both.
     """
     return query * key + value
 

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from experiments import attention_cost
 from experiments.attention_cost import TARGETS, verdicts
 from lra_tasks import bench_attention as bench
-from lra_tasks import bench_train as steps
 from lra_tasks import bench_plot, contestants, costing, floors, peak
+from lra_tasks import bench_train as steps
 from lra_tasks.bench_attention import AttentionSettings, bench_attention
 from lra_tasks.bench_cli import num_bytes, print_attention, print_train
 from lra_tasks.bench_plot import Line, plot_attention, plot_train, spread
