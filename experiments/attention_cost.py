@@ -9,8 +9,8 @@ authors' formulation, and does a million tokens fit a small machine?
 Setting. D = 512, 8 heads, batch 1, float32, T = 1,024 to 131,072; random inputs; forward and backward is the
 loss and its gradient in parameters and inputs. "hrr" chooses its implementation itself. "projections" is the
 layer without attention, "authors" the published formulation, both in `lra_tasks.contestants`. Rounds in
-shuffled order, medians, ratios within rounds. Then one layer of width 64 at T = 1,048,576, and a training step
-of a whole one-layer model (Text's preset "quick"), each in a process of its own.
+shuffled order, medians, ratios within rounds. Then one layer of width 64 at T = 1,048,576, and a training
+step of a whole one-layer model (Text's preset "quick"), each in a process of its own.
 
 Hardware and time. Two CPU cores and 8 GiB for the sweep, 12 GiB for the million tokens; ten minutes with
 --seconds 15, as recorded, most of them in the longest sequences. Temporary memory is the same on every run of
