@@ -77,9 +77,7 @@ def compare(
     out_dir.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:
-        train(
-            config, out_dir / config.name, data_dir=data_dir, tensorboard=tensorboard, progress=progress
-        )
+        train(config, out_dir / config.name, data_dir=data_dir, tensorboard=tensorboard, progress=progress)
     references = out_dir / REFERENCES
     manifest = data.read_manifest(data.Place(record, settings.dataset, data_dir))
     identity = data.identity(manifest)

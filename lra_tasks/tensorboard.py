@@ -56,9 +56,7 @@ class Curves:
     def write(self, row: dict[str, Any]) -> None:
         """Adds a point to the curve of each number of a row."""
         numbers = {name: value for name, value in row.items() if name not in ("step", "split")}
-        values = [
-            {"tag": f"{row['split']}/{name}", "simple_value": value} for name, value in numbers.items()
-        ]
+        values = [{"tag": f"{row['split']}/{name}", "simple_value": value} for name, value in numbers.items()]
         self._add(step=row["step"], summary={"value": values})
 
     def close(self) -> None:

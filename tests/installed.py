@@ -1,6 +1,6 @@
 """Runs the tests of a source distribution against the wheel that is installed: `make test-wheel`.
 
-    python tests/installed.py SDIST [ARGUMENT OF PYTEST ...]
+python tests/installed.py SDIST [ARGUMENT OF PYTEST ...]
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """What `pip install hrrformer` gives, without extras: the layers run, and nothing of the arena came along.
 
-    python tests/plain.py    # with the Python of such an environment; `make check-wheel`
+python tests/plain.py    # with the Python of such an environment; `make check-wheel`
 """
 
 import re
