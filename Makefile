@@ -41,7 +41,7 @@ lint: $(VENV)/dev
 
 types: $(VENV)/dev
 	@$(BIN)/pyright --pythonpath $(BIN)/python
-	@$(BIN)/pyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes hrrformer
+	@PATH="$(BIN):$$PATH" pyright --ignoreexternal --verifytypes hrrformer
 
 readme: $(VENV)/lra
 	@$(BIN)/python -m experiments.readme

@@ -161,8 +161,11 @@ class Report:
             runs: Any = tuple(map(run, fields["runs"]))
             return Row(**fields | {"runs": runs})
 
-        rows: Any = tuple(map(row, content["rows"]))
-        return cls(**content | {"rows": rows, "notes": tuple(content["notes"])})
+        changed: dict[str, Any] = {
+            "rows": tuple(map(row, content["rows"])),
+            "notes": tuple(content["notes"]),
+        }
+        return cls(**content | changed)
 
     def plot(self, path: Path) -> None:
         """Draws the picture: accuracy against speed with memory as area, and the learning curves."""

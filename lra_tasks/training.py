@@ -91,11 +91,11 @@ def train(
 
     Raises:
       UsageError: for a dataset that is not whole, a folder that holds a run of another configuration or on
-        other data, `tensorboard` without tensorboardX, a step that does not fit into memory, a batch the devices cannot share, a mixer that does
-        not fit, a loss that is not finite, a full disk. Over several processes, what the arguments, the
-        data, the folder and the memory of a step are refused for is raised on all of them if it is found on
-        one. What else fails on one alone (it runs out of memory while it compiles, it cannot read a
-        checkpoint, its disk is full) is raised there, and JAX ends the others.
+        other data, `tensorboard` without tensorboardX, a step that does not fit into memory, a batch the
+        devices cannot share, a mixer that does not fit, a loss that is not finite, a full disk. Over several
+        processes, what the arguments, the data, the folder and the memory of a step are refused for is raised
+        on all of them if it is found on one. What else fails on one alone (it runs out of memory while it
+        compiles, it cannot read a checkpoint, its disk is full) is raised there, and JAX ends the others.
       Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """
     run_dir = Path(run_dir)

@@ -186,8 +186,10 @@ def loaded(statement):
     return {name.partition(".")[0] for name in json.loads(ran.stdout)}
 
 
-ARENA = {"lra_tasks", "tensorflow", "tensorflow_datasets", "grain", "array_record", "tyro", "matplotlib", "numba",
-         "PIL", "tensorboardX"}  # fmt: skip
+ARENA = {
+    "lra_tasks", "tensorflow", "tensorflow_datasets", "grain", "array_record", "tyro", "matplotlib", "numba",
+    "PIL", "tensorboardX",
+}  # fmt: skip
 
 
 def test_the_library_loads_nothing_of_the_arena():

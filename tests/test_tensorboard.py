@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_a_full_disk(tmp_path):
     curves = Curves(tmp_path, [])
     curves._file._writer.close()
-    curves._file._writer = Path("/dev/full").open("wb")
+    curves._file._writer = Path("/dev/full").open("wb")  # noqa: SIM115
     with pytest.raises(UsageError, match=r"events.* cannot be written: No space left on device"):
         curves.write({"step": 1, "split": "train", "loss": 0.5})
     with pytest.raises(UsageError, match="No space left on device"):
