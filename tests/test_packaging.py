@@ -208,3 +208,48 @@ def test_the_arena_loads_tensorflow_and_tensorboard_never():
     )
     assert {"lra_tasks", "tensorflow_datasets", "orbax"} <= modules
     assert not modules & {"tensorflow", "tensorboardX", "tensorboard"}
+
+
+FILES_WITH_COMMANDS = [
+    path
+    for name in (
+        "CONTRIBUTING.md",
+        "RELEASING.md",
+        ".ci/run",
+        ".pre-commit-config.yaml",
+        ".github/workflows/*.yml",
+    )
+    for path in sorted(ROOT.glob(name))
+]  # those that are not in the sdist are not there to look at
+
+
+@pytest.mark.parametrize("path", FILES_WITH_COMMANDS, ids=lambda path: path.name)
+def test_the_targets_that_are_told_exist(path):
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    told = re.findall(r"\bmake ((?:[a-z-]+ ?)+)(?=$|[`;&A-Z\"])", path.read_text(), re.MULTILINE)
+    assert {target for targets in told for target in targets.split()} <= set(phony.split())
+    if path.suffix in (".yml", ".yaml"):
+        assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="of the repository, not of the sdist")
+def test_workflows():
+    test, release = (
+        yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text())
+        for name in ("test.yml", "release.yml")
+    )
+    runs = [step["run"] for step in test["jobs"]["check"]["steps"] if "run" in step]
+    assert runs == ["make lint", "make types", "make docs", "make check-wheel"]
+    lowest = PROJECT["requires-python"].removeprefix(">=")
+    named = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    assert test["jobs"]["test"]["strategy"]["matrix"]["python"] == named
+    assert named[0] == lowest
+    used = [
+        step["uses"]
+        for workflow in (test, release)
+        for job in workflow["jobs"].values()
+        for step in job.get("steps", [])
+        if "uses" in step
+    ]
+    assert len(used) >= 8
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@(release/)?v\d+", action) for action in used)
