@@ -4,11 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # A folder with real data for `make arena`, archives as their makers publish them; without it, tiny stand-ins.
 MANUAL ?=
+# What `make test-wheel` runs; all tests if empty.
+TESTS ?=
 ARENA := data/$(if $(MANUAL),real,stand-ins)
 # pip is silent for long stretches when its output is no terminal: show that it is alive.
 ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
-.PHONY: help compare arena test lint types readme clean
+.PHONY: help compare arena test lint types readme dist check-wheel test-wheel clean
 
 help:
 	@echo "make compare   ListOps at 2,000 tokens: HRR attention, softmax attention, no mixing; a table and a picture"
@@ -16,7 +18,10 @@ help:
 	@echo "make test      the whole test suite"
 	@echo "make lint      ruff;   make types: pyright"
 	@echo "make readme    the README's table, from experiments/results"
-	@echo "make clean     removes $(VENV), data and runs"
+	@echo "make dist      sdist and wheel, in dist/"
+	@echo "make check-wheel   the wheel without extras, in an environment of its own: imports and runs the layer"
+	@echo "make test-wheel    the test suite against the wheel, in an environment of its own; TESTS=... for some tests"
+	@echo "make clean     removes $(VENV), data, runs and dist"
 
 compare: $(VENV)/lra
 	@$(BIN)/python -m experiments.listops_race quick --data-dir data
@@ -36,9 +41,27 @@ lint: $(VENV)/dev
 
 types: $(VENV)/dev
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@PATH="$(BIN):$$PATH" pyright --ignoreexternal --verifytypes hrrformer
 
 readme: $(VENV)/lra
 	@$(BIN)/python -m experiments.readme
+
+dist: $(VENV)/dev
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation
+
+# Environments that hold the wheel and nothing else of ours; made anew every time, and kept for a look.
+check-wheel: dist
+	@echo "installing the wheel into $(VENV)-plain"
+	@$(BIN)/python -m venv --clear $(VENV)-plain
+	@$(ALIVE) $(VENV)-plain/bin/python -m pip install --disable-pip-version-check -q dist/*.whl
+	@$(VENV)-plain/bin/python tests/plain.py
+
+test-wheel: dist
+	@echo "installing the wheel with [lra,dev] into $(VENV)-wheel"
+	@$(BIN)/python -m venv --clear $(VENV)-wheel
+	@$(ALIVE) $(VENV)-wheel/bin/python -m pip install --disable-pip-version-check -q "$$(echo dist/*.whl)[lra,dev]"
+	@$(VENV)-wheel/bin/python tests/installed.py dist/*.tar.gz -n 2 --dist worksteal -q $(TESTS)
 
 $(VENV)/python:
 	@echo "making $(VENV) with $$($(PYTHON) --version)"
@@ -57,4 +80,4 @@ $(VENV)/dev: $(VENV)/lra
 	@touch $@
 
 clean:
-	rm -rf $(VENV) data runs
+	rm -rf $(VENV) $(VENV)-plain $(VENV)-wheel data runs dist

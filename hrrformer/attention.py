@@ -430,7 +430,7 @@ def _softmax(
 ) -> Float[Array, "*B P N L"]:
     """Softmax over the valid tokens; 0 for the others, and for all where none is valid."""
     valid = None if valid is None else valid[..., None, :]
-    over = {"axis": (-3, -1), "keepdims": True}
+    over: dict[str, Any] = {"axis": (-3, -1), "keepdims": True}
     if temperature is not None:
         # At temperature 1 a score is at most 1 and needs no maximum subtracted; here it may be anything.
         shown = scores if valid is None else jnp.where(valid, scores, -1.0)

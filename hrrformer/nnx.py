@@ -16,7 +16,7 @@ from hrrformer.attention import AxisName, Implementation
 from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.spectral import accumulation_dtype
 
-default_bias_init = nnx.initializers.zeros_init()
+default_bias_init: Initializer = nnx.initializers.zeros_init()
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -111,7 +111,7 @@ class HRRAttention(nnx.Module):
         self.num_heads = num_heads
         self.in_features = in_features
         self.qkv_features = qkv_features
-        self.out_features = in_features if out_features is None else out_features
+        self.out_features: int = in_features if out_features is None else out_features
         self.dtype = dtype
         self.broadcast_dropout = broadcast_dropout
         self.dropout_rate = dropout_rate
@@ -142,14 +142,17 @@ class HRRAttention(nnx.Module):
             kernel_metadata=kernel_metadata,
             bias_metadata=bias_metadata,
         )
-        self.query, self.key, self.value = project(), project(), project()
+        self.query: nnx.LinearGeneral = project()
+        self.key: nnx.LinearGeneral = project()
+        self.value: nnx.LinearGeneral = project()
         self.normalize_qk = normalize_qk
         if normalize_qk:
             norm = functools.partial(
                 nnx.LayerNorm, head_dim, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
             )
-            self.query_ln, self.key_ln = norm(), norm()
-        self.out = linear(
+            self.query_ln: nnx.LayerNorm = norm()
+            self.key_ln: nnx.LayerNorm = norm()
+        self.out: nnx.LinearGeneral = linear(
             (num_heads, head_dim),
             self.out_features,
             axis=(-2, -1),
@@ -160,8 +163,10 @@ class HRRAttention(nnx.Module):
         )
         self.learn_temperature = learn_temperature
         if learn_temperature:
-            self.log_temperature = nnx.Param(jnp.full((num_heads,), jnp.log(temperature), param_dtype))
-        self.rngs = rngs.dropout.fork() if keep_rngs and dropout_rate > 0 else None
+            self.log_temperature: nnx.Param[Array] = nnx.Param(
+                jnp.full((num_heads,), jnp.log(temperature), param_dtype)
+            )
+        self.rngs: nnx.RngStream | None = rngs.dropout.fork() if keep_rngs and dropout_rate > 0 else None
         self.cached_memory: nnx.Cache[Array] | None = nnx.data(None)
         self.cached_log_normalizer: nnx.Cache[Array] | None = nnx.data(None)
         self.cached_num_tokens: nnx.Cache[Array] | None = nnx.data(None)

@@ -70,7 +70,7 @@ INTERPRETED = "gpu"
 # GPU: the largest padded H; tokens that a program computes on at a time, by padded H; into how many programs
 # a kernel is cut, which go through several such blocks each.
 GPU_SIZE = 128
-GPU_BLOCK = {128: 32, "default": 64}
+GPU_BLOCK: dict[int | str, int] = {128: 32, "default": 64}
 GPU_PROGRAMS = 512
 GPU_CHUNK = (
     8  # tokens that a program goes through at least, in units of padded H: fewer cost more partial sums

@@ -226,6 +226,8 @@ class Train:
     """Folder of this run; runs/TASK-PRESET/MIXER-seedSEED if not given."""
     data_dir: Path | None = None
     """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    tensorboard: bool = False
+    """Show what is measured in TensorBoard too: tensorboard --logdir RUN_DIR."""
     distributed: bool = False
     """Train one model by several processes, each started with this same command. On SLURM, Open MPI, Cloud
     TPU and Kubernetes JAX finds them itself; elsewhere the three flags below tell."""
@@ -251,7 +253,13 @@ class Train:
             )
         try:
             with Progress() as progress:
-                summary = train(config, run_dir, data_dir=self.data_dir, progress=progress)
+                summary = train(
+                    config,
+                    run_dir,
+                    data_dir=self.data_dir,
+                    tensorboard=self.tensorboard,
+                    progress=progress,
+                )
         except Interrupted:
             if processes.is_first():
                 raise
@@ -313,6 +321,8 @@ class Compare:
     """Folder of the comparison; runs/TASK-PRESET if not given."""
     data_dir: Path | None = None
     """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    tensorboard: bool = False
+    """Show what is measured in TensorBoard too: tensorboard --logdir OUT_DIR."""
 
     def run(self) -> None:
         from lra_tasks.comparison import compare
@@ -327,6 +337,7 @@ class Compare:
                 out_dir,
                 seeds=self.seeds,
                 data_dir=self.data_dir,
+                tensorboard=self.tensorboard,
                 progress=progress,
             )
         print_report(result, out_dir)

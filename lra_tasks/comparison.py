@@ -13,6 +13,7 @@ from lra_tasks.preparation import prepare
 from lra_tasks.program import Program
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.reporting import ORDER, REFERENCES, Report, report
+from lra_tasks.tensorboard import check_installed
 from lra_tasks.training import check_folder, train
 
 
@@ -24,6 +25,7 @@ def compare(
     *,
     seeds: Sequence[int] = (0,),
     data_dir: str | os.PathLike[str] | None = None,
+    tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Trains every mixer with every seed, and reports on them.
@@ -39,6 +41,7 @@ def compare(
       out_dir: folder of the comparison; made if need be.
       seeds: one run of each mixer for each of them.
       data_dir: folder of all datasets, as in `lra_tasks.prepare`.
+      tensorboard: as of `lra_tasks.train`, for every run.
       progress: shows what is under way; None for silence.
 
     Returns:
@@ -55,6 +58,8 @@ def compare(
         )
     if not mixers or not seeds:
         raise UsageError("A comparison needs at least one mixer and one seed.")
+    if tensorboard:
+        check_installed()
     configs = [
         Config(task=task, mixer=mixer, seed=seed, **vars(settings))
         for mixer in dict.fromkeys(mixers)
@@ -72,7 +77,7 @@ def compare(
     out_dir.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:
-        train(config, out_dir / config.name, data_dir=data_dir, progress=progress)
+        train(config, out_dir / config.name, data_dir=data_dir, tensorboard=tensorboard, progress=progress)
     references = out_dir / REFERENCES
     manifest = data.read_manifest(data.Place(record, settings.dataset, data_dir))
     identity = data.identity(manifest)

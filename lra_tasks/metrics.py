@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from lra_tasks.files import replace, writing
+from lra_tasks.tensorboard import Curves
 
 VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -34,11 +35,14 @@ class Metrics:
     Args:
       path: the file.
       writes: whether this process writes it; if not, `write` and `drop_after` do nothing.
+      tensorboard: folder for the same as curves, from `drop_after` on; None for none.
     """
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
+    def __init__(self, path: Path, *, writes: bool = True, tensorboard: Path | None = None) -> None:
         self._path = path
         self._writes = writes
+        self._tensorboard = tensorboard
+        self._curves: Curves | None = None
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yields the rows written so far; a last line that a kill cut short is none."""
@@ -53,13 +57,22 @@ class Metrics:
             return
         with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        if self._curves is not None:
+            self._curves.write(row)
 
     def drop_after(self, step: int) -> None:
         """Takes back the rows of steps that a killed run made but did not save."""
         if not self._writes:
             return
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-        replace(self._path, "".join(kept))
+        kept = [row for row in self.rows() if row["step"] <= step]
+        replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        if self._tensorboard is not None:
+            self._curves = Curves(self._tensorboard, kept)
+
+    def close(self) -> None:
+        """Closes what TensorBoard reads."""
+        if self._curves is not None:
+            self._curves.close()
 
     def median_step_seconds(self) -> float:
         """Returns the median over the training rows of each row's median step."""

@@ -154,10 +154,18 @@ class Report:
         """Returns the report that `json` gave."""
 
         def run(fields: dict[str, Any]) -> Run:
-            return Run(**{**fields, "curve": tuple(tuple(point) for point in fields["curve"])})
+            curve: Any = tuple(tuple(point) for point in fields["curve"])
+            return Run(**fields | {"curve": curve})
 
-        rows = tuple(Row(**{**row, "runs": tuple(map(run, row["runs"]))}) for row in content["rows"])
-        return cls(**{**content, "rows": rows, "notes": tuple(content["notes"])})
+        def row(fields: dict[str, Any]) -> Row:
+            runs: Any = tuple(map(run, fields["runs"]))
+            return Row(**fields | {"runs": runs})
+
+        changed: dict[str, Any] = {
+            "rows": tuple(map(row, content["rows"])),
+            "notes": tuple(content["notes"]),
+        }
+        return cls(**content | changed)
 
     def plot(self, path: Path) -> None:
         """Draws the picture: accuracy against speed with memory as area, and the learning curves."""

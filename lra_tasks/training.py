@@ -29,6 +29,7 @@ from lra_tasks.model import num_parameters
 from lra_tasks.program import Program, free_bytes, memory_bytes
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
+from lra_tasks.tensorboard import Curves, check_installed
 
 CLAIM = "config.json.new"  # what a kill may leave in a folder before it is a run's
 
@@ -61,6 +62,7 @@ def train(
     run_dir: str | os.PathLike[str],
     *,
     data_dir: str | os.PathLike[str] | None = None,
+    tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Trains a model, or goes on where an earlier call with the same arguments was ended, and tests it.
@@ -80,6 +82,8 @@ def train(
       config: the run, resolved.
       run_dir: folder of this run alone; made if need be.
       data_dir: folder of all datasets, as in `lra_tasks.prepare`.
+      tensorboard: show what `metrics.jsonl` holds as curves, in the folder `tensorboard` of the run; of a
+        finished run too. It is no part of the run's configuration; give it again to go on with the curves.
       progress: shows what is under way; None for silence.
 
     Returns:
@@ -87,14 +91,15 @@ def train(
 
     Raises:
       UsageError: for a dataset that is not whole, a folder that holds a run of another configuration or on
-        other data, a step that does not fit into memory, a batch the devices cannot share, a mixer that does
-        not fit, a loss that is not finite, a full disk. Over several processes, what the arguments, the
-        data, the folder and the memory of a step are refused for is raised on all of them if it is found on
-        one. What else fails on one alone (it runs out of memory while it compiles, it cannot read a
-        checkpoint, its disk is full) is raised there, and JAX ends the others.
+        other data, `tensorboard` without tensorboardX, a step that does not fit into memory, a batch the
+        devices cannot share, a mixer that does not fit, a loss that is not finite, a full disk. Over several
+        processes, what the arguments, the data, the folder and the memory of a step are refused for is raised
+        on all of them if it is found on one. What else fails on one alone (it runs out of memory while it
+        compiles, it cannot read a checkpoint, its disk is full) is raised there, and JAX ends the others.
       Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """
     run_dir = Path(run_dir)
+    curves = run_dir / "tensorboard" if tensorboard else None
     title = get_task(config.task).title(config.dataset)
     label = f"{title} {config.mixer} seed {config.seed}"
     finished = None
@@ -103,9 +108,13 @@ def train(
         progress = progress if progress is not None and first else Silent()
         get_mixer(config.mixer)
         if first:
+            if curves is not None:
+                check_installed()
             check_folder(run_dir, config)
             if (run_dir / "summary.json").is_file():
                 finished = json.loads((run_dir / "summary.json").read_text())
+                if curves is not None:
+                    Curves(curves, Metrics(run_dir / "metrics.jsonl").rows()).close()
                 progress.say(f"{label}: finished already, in {run_dir}")
     finished = processes.from_first(finished)
     if finished is not None:
@@ -147,7 +156,9 @@ def train(
             _check_shared(run_dir)
         checkpoints = held.enter_context(contextlib.closing(Checkpoints(run_dir / "checkpoints")))
         asked = held.enter_context(_asked_to_end())
-        metrics = Metrics(run_dir / "metrics.jsonl", writes=first)
+        metrics = held.enter_context(
+            contextlib.closing(Metrics(run_dir / "metrics.jsonl", writes=first, tensorboard=curves))
+        )
         record = Record(position=dict(batches.get_state()))
         best_params = _copy(state.params)
         restored = checkpoints.restore({"state": state, "best_params": best_params})

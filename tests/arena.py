@@ -110,7 +110,7 @@ def claim_and_count(*arguments):
 
 training._claim = claim_and_count
 with exit_codes():
-    training.train(from_json(config), run_dir, data_dir=data_dir)
+    training.train(from_json(config), run_dir, data_dir=data_dir, tensorboard=True)
 sys.setprofile(None)
 print(calls)
 """
@@ -121,7 +121,7 @@ def train_apart(config, run_dir, data_dir, signal="SIGKILL", moment=0, devices=4
 
     Counted from when the folder is claimed to the summary; 0 means no signal. Such moments are everywhere:
     within a step, between a row and its checkpoint, in the middle of a checkpoint. A run without a signal
-    prints how many there are.
+    prints how many there are. The run writes curves for TensorBoard too.
     """
     arguments = (to_json(config), run_dir, data_dir, signal, moment)
     return subprocess.run(

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from test_tensorboard import assert_curves_are_the_rows
 
 from lra_tasks import Interrupted, OptimizerConfig, UsageError, data, evaluate, train
 from lra_tasks.checkpoint import Checkpoints
@@ -376,8 +377,9 @@ def test_killed_at_random_moments_it_ends_the_same(seed, smoke_data, moments, tm
         assert result.returncode in (0, -signal.SIGKILL), result.stderr
         killed += result.returncode != 0
     assert killed
-    train(CONFIG, tmp_path / "run", data_dir=smoke_data)
+    train(CONFIG, tmp_path / "run", data_dir=smoke_data, tensorboard=True)
     arena.assert_same_run(tmp_path / "run", undisturbed)
+    assert_curves_are_the_rows(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

@@ -76,9 +76,9 @@ def read_papers(name: str, lines: Iterable[bytes]) -> dict[str, Paper]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            paper = Paper(str(row["id"]), int(row["year"]), row["text"])
-            if not isinstance(paper.text, str):
+            if not isinstance(row["text"], str):
                 raise TypeError("text is no string")
+            paper = Paper(str(row["id"]), int(row["year"]), row["text"])
             paper.text.encode()  # JSON can hold what UTF-8 cannot
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(

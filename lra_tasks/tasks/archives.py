@@ -106,7 +106,7 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
             content = archive.extractfile(member) if member.isreg() else None
             if content is not None:
                 yield str(name), io.BufferedReader(_Content(content, path))
-        while archive.fileobj is not None and archive.fileobj.read(BLOCK):
+        while archive.fileobj.read(BLOCK):
             pass  # the checksum of a compressed archive stands at its end
 
 

@@ -31,6 +31,9 @@ How the pictures differ from those of the generator of origin:
 - Strokes stand anywhere between the pixels, and are filtered once and exactly.
 """
 
+# Numba infers the types of what it compiles.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+
 import functools
 import hashlib
 import math
