@@ -37,15 +37,16 @@ Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")  # the fields of a nested dataclass become flags without a prefix
 
 GREETING = """\
-lra, the Long Range Arena: HRR attention against other mixers on the same tasks.
+lra, the Long Range Arena: HRR attention against others.
 
-  lra list             what there is: tasks, mixers, presets; at once
-  lra compare listops  make the data, train hrr, softmax and none, print one table;
-                       minutes on two CPU cores
-  lra doctor           what is installed, and what keeps this machine from training;
-                       seconds
+  lra list             tasks, mixers, presets; at once
+  lra compare listops  makes the data, trains three mixers,
+                       prints a table; some minutes
+  lra doctor           what keeps this machine from
+                       training; some seconds
 
-All commands: lra --help      One with its settings: lra COMMAND --help"""
+lra --help           all commands
+lra COMMAND --help   one of them, with its settings"""
 
 
 @dataclasses.dataclass
@@ -196,9 +197,7 @@ class Check:
         wrong = [finding.dataset for finding in findings if finding.problems]
         if wrong:
             sys.stdout.flush()  # before the error, where both go to one place
-            raise UsageError(
-                f"{len(wrong)} of {len(findings)} datasets are wrong: {', '.join(wrong)}."
-            )
+            raise UsageError(f"{len(wrong)} of {len(findings)} datasets are wrong: {', '.join(wrong)}.")
 
 
 @dataclasses.dataclass
@@ -235,7 +234,9 @@ class Train:
         from lra_tasks.training import train
 
         config = Config(task=self.task, mixer=self.mixer, seed=self.seed, **vars(self.settings))
-        run_dir = self.run_dir or Path("runs", folder_name(self.task, self.preset, self.settings), config.name)
+        run_dir = self.run_dir or Path(
+            "runs", folder_name(self.task, self.preset, self.settings), config.name
+        )
         if self.distributed:
             processes.initialize(self.coordinator, self.num_processes, self.process_id)
         elif (self.coordinator, self.num_processes, self.process_id) != (None, None, None):
@@ -382,7 +383,7 @@ class Show:
 class Runs:
     """List past runs, the latest first; or set some side by side.
 
-    A run is "resumable" where the command that began it goes on with it, whether it was ended or failed.
+    "resumable" is a run with which the command that began it goes on.
     """
 
     folders: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FOLDER ...]")] = ()
@@ -430,13 +431,11 @@ class Doctor:
 class Completion:
     """Print what a shell needs to complete commands, flags and names.
 
-    The line for the shell's start file:
+    One line in the shell's start file reads it.
 
-    ~/.bashrc:                   eval "$(lra completion bash)"
-
-    ~/.zshrc:                    eval "$(lra completion zsh)"
-
-    ~/.config/fish/config.fish:  lra completion fish | source
+    In ~/.bashrc: eval "$(lra completion bash)"
+    In ~/.zshrc: eval "$(lra completion zsh)"
+    In ~/.config/fish/config.fish: lra completion fish | source
     """
 
     shell: Annotated[Positional[Literal["bash", "zsh", "fish"]], tyro.conf.arg(metavar="SHELL")]
@@ -504,7 +503,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")  # a mixer of the user's own may lie in the current directory
     if os.environ.get("NO_COLOR") or not (sys.stdout.isatty() and sys.stderr.isatty()):
-        # tyro looks at standard output alone, for errors too. Versions that lack this setting stay as they are.
+        # tyro itself looks at standard output alone, and only newer versions have this setting.
         getattr(tyro, "_experimental_options", {})["ansi_codes"] = False
     with exit_codes():
         command = _parse(list(sys.argv[1:] if arguments is None else arguments))

@@ -157,7 +157,9 @@ def _arguments(kind: type[Any], prefix: str = "") -> Iterator[_Argument]:
     """The arguments that tyro makes of a dataclass."""
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        hint, *marks = typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else [hints[field.name]]
+        hint, *marks = (
+            typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else [hints[field.name]]
+        )
         if dataclasses.is_dataclass(hint):
             yield from _arguments(hint, prefix if hint is Settings else f"{prefix}{field.name}.")
             continue

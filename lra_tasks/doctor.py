@@ -101,7 +101,7 @@ def doctor(
     Returns:
       A line for each thing. One can train if none of them is fatal.
 
-    Cost: an import of every package, in processes side by side; some ten seconds on two cores.
+    Cost: an import of every package, in processes side by side.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         devices = threads.submit(_try, DEVICES)
@@ -174,9 +174,7 @@ def _accelerators() -> list[Accelerator]:
     return found
 
 
-def _devices(
-    attempt: Attempt, accelerators: Sequence[Accelerator], environ: Mapping[str, str]
-) -> list[Line]:
+def _devices(attempt: Attempt, accelerators: Sequence[Accelerator], environ: Mapping[str, str]) -> list[Line]:
     asked = environ.get("JAX_PLATFORMS", "")
     unset = f"JAX_PLATFORMS is '{asked}': unset it, or name a platform that is here."
     if attempt.failed:

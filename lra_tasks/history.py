@@ -175,7 +175,9 @@ def _read(folder: Path) -> PastRun:
                 **known | {name: summary[name] for name in ("validation_accuracy", "seconds")},
             )
         if _is_locked(folder / ".lock"):
-            return PastRun(folder, "running", changed, step=max((row["step"] for row in rows), default=0), **known)
+            return PastRun(
+                folder, "running", changed, step=max((row["step"] for row in rows), default=0), **known
+            )
         return PastRun(folder, "resumable", changed, step=_saved(folder / "checkpoints"), **known)
     except (UsageError, OSError, ValueError, KeyError, TypeError) as error:  # what damaged files bring about
         return PastRun(folder, "unreadable", changed, problem=str(error) or repr(error))

@@ -70,7 +70,19 @@ def print_runs(runs: Sequence[Any]) -> None:
         return "-" if value is None else f"{value:.2f}"
 
     print_table(
-        ("run", "state", "steps", "test, %", "best val., %", "time", "date", "task", "preset", "mixer", "seed"),
+        (
+            "run",
+            "state",
+            "steps",
+            "test, %",
+            "best val., %",
+            "time",
+            "date",
+            "task",
+            "preset",
+            "mixer",
+            "seed",
+        ),
         [
             (
                 str(run.folder),
@@ -111,7 +123,11 @@ def print_health(lines: Sequence[Any]) -> None:
         print_paragraphs("What to do:")
         print_list(*(f"{line.what}: {line.advice}" for line in wrong))
     fatal = [line.what for line in lines if line.fatal]
-    print_paragraphs(f"Nothing can be trained before this is mended: {', '.join(fatal)}." if fatal else "Training can begin.")
+    print_paragraphs(
+        f"Nothing can be trained before this is mended: {', '.join(fatal)}."
+        if fatal
+        else "Training can begin."
+    )
 
 
 def print_list(*sentences: str) -> None:

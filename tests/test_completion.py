@@ -73,7 +73,9 @@ def test_bash_offers_what_can_follow_a_command(folder):
     code = 'source bash.lra; COMP_WORDS=(lra train ""); COMP_CWORD=2; _lra; printf "%s\\n" "${COMPREPLY[@]}"'
     offered = ask("bash", "--norc", "-c", code, cwd=folder).stdout.split()
     assert {*TASKS, "--mixer", "--num-steps", "--model.width", "--optimizer.learning-rate"} <= set(offered)
-    assert arena.lra("train", "--help").stdout.count("--model.") == sum("--model." in word for word in offered)
+    assert arena.lra("train", "--help").stdout.count("--model.") == sum(
+        "--model." in word for word in offered
+    )
 
 
 @needs["bash"]
@@ -86,7 +88,9 @@ def test_bash_keeps_a_file_with_a_blank_whole(folder):
 @needs["fish"]
 @pytest.mark.parametrize(("words", "offered"), CASES)
 def test_fish(words, offered, folder):
-    result = ask("fish", "--no-config", "-c", f"source fish.lra; complete -C 'lra {' '.join(words)}'", cwd=folder)
+    result = ask(
+        "fish", "--no-config", "-c", f"source fish.lra; complete -C 'lra {' '.join(words)}'", cwd=folder
+    )
     assert result.stderr == ""
     found = [line.partition("\t")[0].removesuffix("/") for line in result.stdout.splitlines()]
     assert sorted(found) == sorted(offered)

@@ -19,7 +19,7 @@ CPU = Attempt(False, json.dumps(["cpu", ["cpu"] * 4]))
 def quick(monkeypatch):
     """Every import works at once, and four CPU devices are seen."""
     monkeypatch.setattr(looks, "_try", lambda code: CPU)
-    monkeypatch.setattr(looks, "_accelerators", lambda: [])
+    monkeypatch.setattr(looks, "_accelerators", list)
 
 
 def found(lines):
@@ -117,7 +117,9 @@ def test_what_nvidia_smi_tells(script, name, extra, tmp_path, monkeypatch):
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    gpus = [device for device in looks._accelerators() if "driver" in device.name and "tells" not in device.name]
+    gpus = [
+        device for device in looks._accelerators() if "driver" in device.name and "tells" not in device.name
+    ]
     assert gpus == ([] if name is None else [Accelerator(name, "gpu", extra)])
 
 

@@ -118,7 +118,7 @@ def test_differences(smoke_race, resumable):
     changed = {name: cells for name, *cells in found["versions and machine"]}
     assert changed["jax"][1] == "0.1"
     assert changed["devices"][1] == "other"
-    assert ("identity", "f" * 12) == next((n, c[1]) for n, *c in found["data"] if n == "identity")
+    assert next((n, c[1]) for n, *c in found["data"] if n == "identity") == ("identity", "f" * 12)
     results = {name: cells for name, *cells in found["results"]}
     assert results["steps"] == ["12", "9/11"]
     assert results["test accuracy, %"][1] == "-"
