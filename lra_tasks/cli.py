@@ -434,7 +434,9 @@ class Completion:
     One line in the shell's start file reads it.
 
     In ~/.bashrc: eval "$(lra completion bash)"
+
     In ~/.zshrc: eval "$(lra completion zsh)"
+
     In ~/.config/fish/config.fish: lra completion fish | source
     """
 

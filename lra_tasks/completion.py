@@ -160,7 +160,7 @@ def _arguments(kind: type[Any], prefix: str = "") -> Iterator[_Argument]:
         hint, *marks = (
             typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else [hints[field.name]]
         )
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _arguments(hint, prefix if hint is Settings else f"{prefix}{field.name}.")
             continue
         flag = "" if POSITIONAL in marks else f"--{prefix}{field.name}".replace("_", "-")

@@ -1,5 +1,6 @@
 """What the commands of `lra` print, but for `lra bench`."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,21 @@ def print_findings(findings: Sequence[Any]) -> None:
                 finding.dataset,
                 "BAD" if finding.problems else "ok",
                 counts(finding.num_examples.values()),
-                f"{finding.size / 1e6:,.1f}" if finding.size else "",
+                _megabytes(finding.size) if finding.size else "",
                 finding.shares(),
             )
             for finding in findings
         ],
+        numbers=True,
     )
     for finding in findings:
         if finding.problems:
             print_paragraphs(f"{finding.dataset}:")
             print_list(*finding.problems, finding.mend)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f}" if size >= 1e7 else f"{size / 1e6:.1f}"
 
 
 def print_report(result: Any, out_dir: Path) -> None:
@@ -75,7 +81,7 @@ def print_runs(runs: Sequence[Any]) -> None:
             "state",
             "steps",
             "test, %",
-            "best val., %",
+            "val., %",
             "time",
             "date",
             "task",
@@ -106,9 +112,11 @@ def print_runs(runs: Sequence[Any]) -> None:
 
 def print_compared(folders: Sequence[Path], compared: Mapping[str, Sequence[tuple[str, ...]]]) -> None:
     """Prints what `lra_tasks.history.compared` found, each group as a table."""
+    above = os.path.commonpath([folder.parent for folder in folders])
+    names = [os.path.relpath(folder, above) for folder in folders]
     for group, lines in compared.items():
         if lines:
-            print_table((group, *map(str, folders)), lines)
+            print_table((group, *names), lines)
             print()
     same = [group for group, lines in compared.items() if not lines]
     if same:

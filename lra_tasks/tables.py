@@ -24,9 +24,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers
     console = Console(highlight=False, markup=False)
     cells = list(zip(header, *rows, strict=True))
     longest = [max(map(len, column)) for column in cells]
-    whole = [longest[0] <= console.width // 2, *(numbers for _ in cells[1:])]
+    half = console.width // 2
+    whole = [longest[0] <= half, *(numbers for _ in cells[1:])]
     words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in cells]
     least = [longest[n] if whole[n] else min(WORD, words[n]) for n in range(len(cells))]
+    least[0] = min(longest[0], half)
 
     def print_columns(columns: Sequence[int]) -> None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
