@@ -30,7 +30,7 @@ from lra_tasks.printing import (
     print_report,
     print_runs,
 )
-from lra_tasks.tables import print_table
+from lra_tasks.tables import print_paragraphs, print_table
 from lra_tasks.tasks import ARENA, TASKS, get_task
 
 Positional = tyro.conf.Positional
@@ -68,8 +68,7 @@ class ListTasks:
                 for task in ARENA
             ],
         )
-        print()
-        print("bytes: your own files, a folder for each class; see `lra prepare --help`")
+        print_paragraphs("bytes: your own files, a folder for each class; see `lra prepare --help`")
         print()
         print_table(("preset", "what it is for"), list(PRESETS.items()))
         print()
