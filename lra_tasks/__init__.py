@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lra_tasks.checking import Finding, check
     from lra_tasks.comparison import compare
     from lra_tasks.data import load
+    from lra_tasks.history import PastRun, runs
     from lra_tasks.mixers import Mixer, MixerSpec
     from lra_tasks.model import Classifier
     from lra_tasks.preparation import Outcome, prepare, prepare_all, prepare_part
@@ -37,6 +38,7 @@ _HOMES = {
     "Mixer": "mixers",
     "MixerSpec": "mixers",
     "Outcome": "preparation",
+    "PastRun": "history",
     "Progress": "progress",
     "Report": "reporting",
     "check": "checking",
@@ -47,6 +49,7 @@ _HOMES = {
     "prepare_all": "preparation",
     "prepare_part": "preparation",
     "report": "reporting",
+    "runs": "history",
     "train": "training",
 }
 
@@ -61,6 +64,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "Outcome",
+    "PastRun",
     "Progress",
     "Report",
     "Settings",
@@ -75,6 +79,7 @@ __all__ = [
     "prepare_part",
     "preset",
     "report",
+    "runs",
     "train",
 ]
 

@@ -238,7 +238,7 @@ def _print_by_length(
 
     print_paragraphs(title)
     lines = [(each, *(cell(values[each, length]) for length in lengths)) for each in names]
-    print_table(("T =", *map(short, lengths)), lines, numbers=True, split=True)
+    print_table(("T =", *map(short, lengths)), lines, numbers=True)
 
 
 def _notes(rows: Iterable[dict[str, Any]], name: str) -> list[str]:
@@ -317,7 +317,7 @@ def _print_floor(rows: Sequence[dict[str, Any]], result: dict[str, Any]) -> None
         " floats, and the floor's share of the time"
     )
     head = ("", "T", "ms", "quartiles", "grows", "FLOPs", "bytes", "floor")
-    print_table(head, lines, numbers=True, split=True)
+    print_table(head, lines, numbers=True)
 
 
 def _print_longest(longest: Sequence[dict[str, Any]]) -> None:

@@ -82,7 +82,7 @@ def check(
     tell = progress or (lambda message, done, total: None)
     wanted = list(TASKS.values()) if tasks is None else [get_task(name) for name in tasks]
     root = data_root(data_dir)
-    folders = list(_folders(root))
+    folders = list(dataset_folders(root))
     findings = []
     for task in wanted:
         own = [place for place in (_place(folder, data_dir) for folder in folders) if place is not None]
@@ -107,7 +107,7 @@ def check(
     return findings
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def dataset_folders(root: Path) -> Iterator[Path]:
     """Folders where a dataset of ours would lie: lra_NAME/CONFIG/VERSION; none that begins with a dot."""
     for folder in sorted(root.glob("lra_*/*/*")):
         if folder.is_dir() and not any(part.startswith(".") for part in folder.relative_to(root).parts):

@@ -20,12 +20,33 @@ except ModuleNotFoundError:
 from lra_tasks.bench_cli import BENCHES, Bench
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import Interrupted, UsageError, unknown_name
-from lra_tasks.presets import PRESETS, preset
-from lra_tasks.tables import print_table
+from lra_tasks.presets import PRESETS, folder_name, preset
+from lra_tasks.printing import (
+    counts,
+    print_compared,
+    print_findings,
+    print_health,
+    print_outcomes,
+    print_report,
+    print_runs,
+)
+from lra_tasks.tables import print_paragraphs, print_table
 from lra_tasks.tasks import ARENA, TASKS, get_task
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")  # the fields of a nested dataclass become flags without a prefix
+
+GREETING = """\
+lra, the Long Range Arena: HRR attention against others.
+
+  lra list             tasks, mixers, presets; at once
+  lra compare listops  makes the data, trains three mixers,
+                       prints a table; some minutes
+  lra doctor           what keeps this machine from
+                       training; some seconds
+
+lra --help           all commands
+lra COMMAND --help   one of them, with its settings"""
 
 
 @dataclasses.dataclass
@@ -42,13 +63,12 @@ class ListTasks:
                     task.name,
                     f"{task.length:,}" + (" × 2" if task.num_inputs == 2 else ""),
                     str(task.num_classes),
-                    _counts(task.num_examples.values()),
+                    counts(task.num_examples.values()),
                 )
                 for task in ARENA
             ],
         )
-        print()
-        print("bytes: your own files, a folder for each class; see `lra prepare --help`")
+        print_paragraphs("bytes: your own files, a folder for each class; see `lra prepare --help`")
         print()
         print_table(("preset", "what it is for"), list(PRESETS.items()))
         print()
@@ -126,8 +146,6 @@ class Prepare:
         )
 
     def _prepare_all(self) -> None:
-        from rich.console import Console
-
         from lra_tasks.preparation import prepare_all
         from lra_tasks.progress import Progress
 
@@ -144,14 +162,8 @@ class Prepare:
                 overwrite=self.overwrite,
                 progress=progress.show,
             )
-        print_table(
-            ("task", "is", "in"),
-            [(name, _state(outcome), str(outcome.folder or "")) for name, outcome in outcomes.items()],
-        )
-        console = Console(highlight=False)  # breaks lines between words
-        missing = {name: outcome.error for name, outcome in outcomes.items() if outcome.error}
-        for name, error in missing.items():
-            console.print(f"\n{name}: {error}", markup=False)
+        print_outcomes(outcomes)
+        missing = [name for name, outcome in outcomes.items() if outcome.error]
         if missing:
             sys.stdout.flush()  # before the error, where both go to one place
             raise UsageError(
@@ -170,8 +182,6 @@ class Check:
     """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
 
     def run(self) -> None:
-        from rich.console import Console
-
         from lra_tasks.checking import check
         from lra_tasks.data import data_root
         from lra_tasks.progress import Progress
@@ -182,31 +192,11 @@ class Check:
             raise UsageError(
                 f"Nothing is prepared in {data_root(self.data_dir)}. `lra prepare TASK` makes a dataset."
             )
-        print_table(
-            ("dataset", "is", "train / val. / test", "MB", "% a label"),
-            [
-                (
-                    finding.dataset,
-                    "BAD" if finding.problems else "ok",
-                    _counts(finding.num_examples.values()),
-                    f"{finding.size / 1e6:,.1f}" if finding.size else "",
-                    finding.shares(),
-                )
-                for finding in findings
-            ],
-        )
-        console = Console(highlight=False)  # breaks lines between words
-        wrong = [finding for finding in findings if finding.problems]
-        for finding in wrong:
-            console.print(f"\n{finding.dataset}:", markup=False)
-            for sentence in (*finding.problems, finding.mend):
-                console.print(f"- {sentence}", markup=False)
+        print_findings(findings)
+        wrong = [finding.dataset for finding in findings if finding.problems]
         if wrong:
             sys.stdout.flush()  # before the error, where both go to one place
-            raise UsageError(
-                f"{len(wrong)} of {len(findings)} datasets are wrong: "
-                f"{', '.join(finding.dataset for finding in wrong)}."
-            )
+            raise UsageError(f"{len(wrong)} of {len(findings)} datasets are wrong: {', '.join(wrong)}.")
 
 
 @dataclasses.dataclass
@@ -223,7 +213,8 @@ class Train:
     preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
     """Where the settings start from; every flag below changes one of them."""
     run_dir: Path | None = None
-    """Folder of this run; runs/TASK-PRESET/MIXER-seedSEED if not given."""
+    """Folder of this run; runs/TASK-PRESET/MIXER-seedSEED if not given, with what was changed of
+    the preset, as in runs/listops-quick-num_steps=1000/hrr-seed0."""
     data_dir: Path | None = None
     """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
     tensorboard: bool = False
@@ -244,7 +235,9 @@ class Train:
         from lra_tasks.training import train
 
         config = Config(task=self.task, mixer=self.mixer, seed=self.seed, **vars(self.settings))
-        run_dir = self.run_dir or Path("runs", f"{self.task}-{self.preset}", config.name)
+        run_dir = self.run_dir or Path(
+            "runs", folder_name(self.task, self.preset, self.settings), config.name
+        )
         if self.distributed:
             processes.initialize(self.coordinator, self.num_processes, self.process_id)
         elif (self.coordinator, self.num_processes, self.process_id) != (None, None, None):
@@ -318,7 +311,7 @@ class Compare:
     preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
     """Where the settings start from; every flag below changes one of them."""
     out_dir: Path | None = None
-    """Folder of the comparison; runs/TASK-PRESET if not given."""
+    """Folder of the comparison; runs/TASK-PRESET if not given, with what was changed of the preset."""
     data_dir: Path | None = None
     """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
     tensorboard: bool = False
@@ -328,7 +321,7 @@ class Compare:
         from lra_tasks.comparison import compare
         from lra_tasks.progress import Progress
 
-        out_dir = self.out_dir or Path("runs", f"{self.task}-{self.preset}")
+        out_dir = self.out_dir or Path("runs", folder_name(self.task, self.preset, self.settings))
         with Progress() as progress:
             result = compare(
                 self.task,
@@ -396,6 +389,76 @@ class Show:
             print(self.png)
 
 
+@dataclasses.dataclass
+class Runs:
+    """List past runs, the latest first; or set some side by side.
+
+    "resumable" is a run with which the command that began it goes on.
+    """
+
+    folders: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FOLDER ...]")] = ()
+    """Where to look; runs if not given. Two or more that are runs themselves are set side by side: in what
+    they differ, and what they reached."""
+
+    def run(self) -> None:
+        from lra_tasks.history import compared, is_run, runs
+
+        if len(self.folders) > 1 and all(map(is_run, self.folders)):
+            print_compared(self.folders, compared(self.folders))
+            return
+        found = runs(*self.folders)
+        if not found:
+            names = ", ".join(map(str, self.folders or ("runs",)))
+            raise UsageError(f"There is no run in {names}. `lra train` and `lra compare` make runs.")
+        print_runs(found)
+
+
+@dataclasses.dataclass
+class Doctor:
+    """Look at packages, devices, data and disk; say what to do.
+
+    Ends with exit status 0 if one can train, with 1 if not. Changes nothing.
+    """
+
+    data_dir: Path | None = None
+    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    runs_dir: Path = Path("runs")
+    """Folder of all runs."""
+
+    def run(self) -> None:
+        from lra_tasks.doctor import doctor
+        from lra_tasks.progress import Progress
+
+        with Progress() as progress:
+            progress.show("importing every package, in processes of their own")
+            lines = doctor(self.data_dir, self.runs_dir)
+        print_health(lines)
+        if any(line.fatal for line in lines):
+            sys.exit(1)
+
+
+@dataclasses.dataclass
+class Completion:
+    """Print what a shell needs to complete commands, flags and names.
+
+    One line in the shell's start file reads it.
+
+    In ~/.bashrc: eval "$(lra completion bash)"
+
+    In ~/.zshrc: eval "$(lra completion zsh)"
+
+    In ~/.config/fish/config.fish: lra completion fish | source
+    """
+
+    shell: Annotated[Positional[Literal["bash", "zsh", "fish"]], tyro.conf.arg(metavar="SHELL")]
+    """bash, zsh or fish."""
+
+    def run(self) -> None:
+        from lra_tasks.completion import script
+
+        print(script(self.shell, COMMANDS, BENCHES), end="")
+
+
 COMMANDS: dict[str, type[Any]] = {
     "list": ListTasks,
     "prepare": Prepare,
@@ -404,8 +467,11 @@ COMMANDS: dict[str, type[Any]] = {
     "evaluate": Evaluate,
     "compare": Compare,
     "report": MakeReport,
+    "runs": Runs,
     "show": Show,
     "bench": Bench,
+    "doctor": Doctor,
+    "completion": Completion,
 }
 
 
@@ -448,6 +514,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; for exit codes see `exit_codes`."""
     if "" not in sys.path:
         sys.path.insert(0, "")  # a mixer of the user's own may lie in the current directory
+    if os.environ.get("NO_COLOR") or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        # tyro itself looks at standard output alone, and only newer versions have this setting.
+        getattr(tyro, "_experimental_options", {})["ansi_codes"] = False
     with exit_codes():
         command = _parse(list(sys.argv[1:] if arguments is None else arguments))
         if command is not None:
@@ -456,7 +525,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: list[str]) -> Any:
     """Returns the subcommand, one of `COMMANDS`, or None where help was all that was asked for."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        print(GREETING)
+        return None
+    if arguments[0] in ("-h", "--help"):
         _print_help()
         return None
     name, *rest = arguments
@@ -523,37 +595,9 @@ def _task_and_preset(arguments: list[str]) -> tuple[str | None, str]:
 def _print_help() -> None:
     print("usage: lra COMMAND ...\n\nThe Long Range Arena: holographic attention against other mixers.\n")
     for name, command in COMMANDS.items():
-        print(f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}")
+        print(f"  {name:<12}{(command.__doc__ or '').splitlines()[0]}")
     print("\nStart with:  lra compare listops --mixers hrr softmax none")
     print("More on one: lra COMMAND --help")
-
-
-def _state(outcome: Any) -> str:
-    if outcome.folder is None:
-        return "missing"
-    return "there already" if outcome.was_there else "made"
-
-
-def _counts(numbers: Any) -> str:
-    return " / ".join(f"{number:,}" for number in numbers)
-
-
-def print_report(result: Any, out_dir: Path) -> None:
-    """Prints a `lra_tasks.Report`: the table, the reference lines and what was run."""
-    from rich.console import Console
-
-    from lra_tasks.reporting import COLUMNS
-
-    print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
-    print()
-    for name, accuracy in result.references.items():
-        print(f"{accuracy:8.2f} %  {name}")
-    published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
-    console = Console(highlight=False)  # breaks lines between words
-    paragraphs = [f"Published, not measured here: {published}."] if published else []
-    for paragraph in (*paragraphs, *result.notes):
-        console.print(f"\n{paragraph}", markup=False)
-    print(f"\nWritten to {out_dir}: report.md, report.csv, report.json, report.png")
 
 
 if __name__ == "__main__":

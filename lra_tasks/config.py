@@ -188,16 +188,17 @@ def from_json(text: str) -> Config:
         raise UsageError(f"This is no configuration that this version wrote: {error}.") from error
 
 
+def flat(settings: Settings) -> dict[str, Any]:
+    """Returns all fields by name, those of the model and the optimizer as `model.width`."""
+    result: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(settings).items():
+        inner = value if isinstance(value, dict) else {}
+        result |= {f"{name}.{key}": item for key, item in inner.items()} if inner else {name: value}
+    return result
+
+
 def differences(ours: Config, theirs: Config) -> list[str]:
     """Returns one line for each field in which two configurations differ, such as `model.width: 64, 128`."""
-
-    def flat(config: Config) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for name, value in dataclasses.asdict(config).items():
-            inner = value if isinstance(value, dict) else {}
-            result |= {f"{name}.{key}": item for key, item in inner.items()} if inner else {name: value}
-        return result
-
     first, second = flat(ours), flat(theirs)
     return [f"{name}: {first[name]!r}, {second[name]!r}" for name in first if first[name] != second[name]]
 

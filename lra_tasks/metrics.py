@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from lra_tasks.files import replace, writing
 from lra_tasks.tensorboard import Curves
 
@@ -19,6 +17,8 @@ VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 def environment() -> dict[str, Any]:
     """Returns what a number depends on beside its configuration: versions, machine, devices."""
+    import jax
+
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in VERSIONED},

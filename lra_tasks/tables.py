@@ -2,42 +2,52 @@
 
 from collections.abc import Sequence
 
+GAP = 2  # blanks between columns
+WORD = 16  # characters of a longer word, a path for example, may break
 
-def print_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False, split: bool = False
-) -> None:
-    """Prints a plain table that fits the terminal.
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
+    """Prints a plain table that fits the terminal, or 80 columns where the output is piped.
+
+    Names and numbers stay whole, other cells break between words. What is too wide even so is printed as
+    several tables, each with the first column and as many of the others as fit, one at least.
 
     Args:
       header: a title for each column.
       rows: a cell for each column.
-      numbers: all columns but the first to the right.
-      split: a table too wide is printed as several, each with the first column and as many of the others as
-        fit, one at least; otherwise cells break.
+      numbers: all columns but the first have numbers, which stand to the right.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    def table(columns: Sequence[int]) -> Table:
-        result = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    console = Console(highlight=False, markup=False)
+    cells = list(zip(header, *rows, strict=True))
+    longest = [max(map(len, column)) for column in cells]
+    half = console.width // 2
+    whole = [longest[0] <= half, *(numbers for _ in cells[1:])]
+    words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in cells]
+    least = [longest[n] if whole[n] else min(WORD, words[n]) for n in range(len(cells))]
+    least[0] = min(longest[0], half)
+
+    def print_columns(columns: Sequence[int]) -> None:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         for number in columns:
             justify = "right" if numbers and number else "left"
-            result.add_column(header[number], justify=justify, overflow="fold")
+            table.add_column(header[number], justify=justify, overflow="fold", no_wrap=whole[number])
         for row in rows:
-            result.add_row(*(row[number] for number in columns))
-        return result
+            table.add_row(*(row[number] for number in columns))
+        console.print(table)
 
-    console, unlimited = Console(highlight=False), Console(width=10_000)
     columns = [0]
     for number in range(1, len(header)):
         wider = [*columns, number]
-        if split and len(columns) > 1 and unlimited.measure(table(wider)).maximum > console.width:
-            console.print(table(columns))
+        if len(columns) > 1 and sum(least[n] for n in wider) + GAP * (len(wider) - 1) > console.width:
+            print_columns(columns)
             console.print()
             wider = [0, number]
         columns = wider
-    console.print(table(columns))
+    print_columns(columns)
 
 
 def print_paragraphs(*paragraphs: str) -> None:

@@ -1,12 +1,17 @@
 """The `lra` command: help, exit codes, errors in one paragraph, and signs of life."""
 
+import contextlib
+import fcntl
 import io
 import os
+import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -32,7 +37,7 @@ def refused(*arguments, **options):
     return result.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), *((name, "--help") for name in COMMANDS)])
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), *((name, "--help") for name in COMMANDS)])
 def test_help(arguments):
     result = arena.lra(*arguments, env={"COLUMNS": "60"})
     assert result.returncode == 0
@@ -40,8 +45,43 @@ def test_help(arguments):
     assert "lra" in result.stdout
     assert ESCAPE not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
-    if not arguments:
+    if len(arguments) == 1:
         assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_greeting():
+    result = arena.lra(env={"COLUMNS": "60"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert max(map(len, result.stdout.splitlines())) <= 60
+    commands = re.findall(r"^  lra (\w+)", result.stdout, re.MULTILINE)
+    assert len(commands) == 3
+    assert set(commands) <= set(COMMANDS)
+    assert "lra --help" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("train", "--help"), ("train", "listops", "--num-stps", "1")]
+)
+@pytest.mark.parametrize("no_color", [False, True])
+def test_colours_in_a_terminal(arguments, no_color):
+    """A terminal shows them, unless NO_COLOR forbids it."""
+    environment = {k: v for k, v in arena.environment().items() if k not in ("NO_COLOR", "COLUMNS")}
+    environment |= {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if no_color else {})
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(arena.command(*arguments), env=environment, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    text = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal so
+        while piece := os.read(ours, 4096):
+            text += piece
+    os.close(ours)
+    assert process.wait(timeout=60) in (0, 2)
+    coloured = re.search(rb"\x1b\[[0-9;]*[349][0-7][;0-9]*m", text) is not None
+    assert not (coloured and no_color)
+    assert (ESCAPE.encode() in text) or no_color
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode())
+    assert max(map(len, plain.splitlines())) <= 80
 
 
 def test_list():
@@ -106,14 +146,17 @@ def test_train_and_evaluate(smoke_data, tmp_path):
     env = {"TFDS_DATA_DIR": str(smoke_data)}
     result = arena.lra(*arguments, cwd=tmp_path, env=env)
     assert result.returncode == 0, result.stderr
-    (accuracy,) = re.findall(r"^runs/listops-smoke/none-seed0: test accuracy (\S+) %", result.stdout)
+    (accuracy,) = re.findall(
+        r"^runs/listops-smoke-num_steps=3/none-seed0: test accuracy (\S+) %", result.stdout
+    )
     assert ESCAPE not in result.stdout + result.stderr
     again = arena.lra(*arguments, cwd=tmp_path, env=env)
     assert again.stdout == result.stdout
-    result = arena.lra("evaluate", "runs/listops-smoke/none-seed0", cwd=tmp_path, env=env)
+    result = arena.lra("evaluate", "runs/listops-smoke-num_steps=3/none-seed0", cwd=tmp_path, env=env)
     assert f"test: accuracy {accuracy} %" in result.stdout
     assert "256 examples" in result.stdout
-    error = refused(*arguments, "--model.width", "32", cwd=tmp_path, env=env)
+    folder = ("--run-dir", "runs/listops-smoke-num_steps=3/none-seed0")
+    error = refused(*arguments, "--model.width", "32", *folder, cwd=tmp_path, env=env)
     assert "model.width: 16, 32" in error
 
 
@@ -135,7 +178,7 @@ def test_a_mixer_in_the_current_directory(smoke_data, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "runs" / "listops-smoke" / "mine.Identity-seed0" / "summary.json").exists()
+    assert (tmp_path / "runs" / "listops-smoke-num_steps=1" / "mine.Identity-seed0" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("arguments", ["", "list", "train listops --help"])

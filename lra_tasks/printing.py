@@ -1,0 +1,147 @@
+"""What the commands of `lra` print, but for `lra bench`."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lra_tasks.tables import print_paragraphs, print_table
+
+
+def counts(numbers: Iterable[int]) -> str:
+    """Returns the examples of the splits, one after the other."""
+    return " / ".join(f"{number:,}" for number in numbers)
+
+
+def print_outcomes(outcomes: Mapping[str, Any]) -> None:
+    """Prints what became of each task, `lra_tasks.Outcome`s by name, and what is missing."""
+
+    def state(outcome: Any) -> str:
+        if outcome.folder is None:
+            return "missing"
+        return "there already" if outcome.was_there else "made"
+
+    print_table(
+        ("task", "is", "in"),
+        [(name, state(outcome), str(outcome.folder or "")) for name, outcome in outcomes.items()],
+    )
+    print_paragraphs(*(f"{name}: {outcome.error}" for name, outcome in outcomes.items() if outcome.error))
+
+
+def print_findings(findings: Sequence[Any]) -> None:
+    """Prints `lra_tasks.Finding`s, and of each that is wrong why, and what mends it."""
+    print_table(
+        ("dataset", "is", "train / val. / test", "MB", "% a label"),
+        [
+            (
+                finding.dataset,
+                "BAD" if finding.problems else "ok",
+                counts(finding.num_examples.values()),
+                _megabytes(finding.size) if finding.size else "",
+                finding.shares(),
+            )
+            for finding in findings
+        ],
+        numbers=True,
+    )
+    for finding in findings:
+        if finding.problems:
+            print_paragraphs(f"{finding.dataset}:")
+            print_list(*finding.problems, finding.mend)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f}" if size >= 1e7 else f"{size / 1e6:.1f}"
+
+
+def print_report(result: Any, out_dir: Path) -> None:
+    """Prints a `lra_tasks.Report`: the table, the reference lines and what was run."""
+    from lra_tasks.reporting import COLUMNS
+
+    print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
+    print()
+    for name, accuracy in result.references.items():
+        print(f"{accuracy:8.2f} %  {name}")
+    published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
+    print_paragraphs(*([f"Published, not measured here: {published}."] if published else []), *result.notes)
+    print(f"\nWritten to {out_dir}: report.md, report.csv, report.json, report.png")
+
+
+def print_runs(runs: Sequence[Any]) -> None:
+    """Prints `lra_tasks.PastRun`s, one a line, and why some cannot be read."""
+    from lra_tasks.history import steps, title
+    from lra_tasks.progress import duration
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    print_table(
+        (
+            "run",
+            "state",
+            "steps",
+            "test, %",
+            "val., %",
+            "time",
+            "date",
+            "task",
+            "preset",
+            "mixer",
+            "seed",
+        ),
+        [
+            (
+                str(run.folder),
+                run.state,
+                steps(run),
+                percent(run.test_accuracy),
+                percent(run.validation_accuracy),
+                "-" if run.seconds is None else duration(run.seconds),
+                f"{run.changed:%Y-%m-%d %H:%M}",
+                title(run),
+                run.preset or "-",
+                "-" if run.config is None else run.config.mixer,
+                "-" if run.config is None else str(run.config.seed),
+            )
+            for run in runs
+        ],
+        numbers=True,
+    )
+    print_paragraphs(*(f"{run.folder}: {run.problem}" for run in runs if run.problem))
+
+
+def print_compared(folders: Sequence[Path], compared: Mapping[str, Sequence[tuple[str, ...]]]) -> None:
+    """Prints what `lra_tasks.history.compared` found, each group as a table."""
+    above = os.path.commonpath([folder.parent for folder in folders])
+    names = [os.path.relpath(folder, above) for folder in folders]
+    for group, lines in compared.items():
+        if lines:
+            print_table((group, *names), lines)
+            print()
+    same = [group for group, lines in compared.items() if not lines]
+    if same:
+        print(f"The same in all: {', '.join(same)}.")
+
+
+def print_health(lines: Sequence[Any]) -> None:
+    """Prints what `lra_tasks.doctor.doctor` found, and what to do where something is wrong."""
+    print_table(("what", "found"), [(line.what, line.found) for line in lines])
+    wrong = [line for line in lines if line.advice]
+    if wrong:
+        print_paragraphs("What to do:")
+        print_list(*(f"{line.what}: {line.advice}" for line in wrong))
+    fatal = [line.what for line in lines if line.fatal]
+    print_paragraphs(
+        f"Nothing can be trained before this is mended: {', '.join(fatal)}."
+        if fatal
+        else "Training can begin."
+    )
+
+
+def print_list(*sentences: str) -> None:
+    """Prints sentences one below the other, each with a dash; lines break between words."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    for sentence in sentences:
+        console.print(f"- {sentence}")
