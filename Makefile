@@ -8,15 +8,16 @@ ARENA := data/$(if $(MANUAL),real,stand-ins)
 # pip is silent for long stretches when its output is no terminal: show that it is alive.
 ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
-.PHONY: help compare arena test lint types readme clean
+.PHONY: help compare arena test lint types readme docs clean
 
 help:
 	@echo "make compare   ListOps at 2,000 tokens: HRR attention, softmax attention, no mixing; a table and a picture"
 	@echo "make arena     all six tasks at smoke size; MANUAL=FOLDER takes real data instead of stand-ins"
 	@echo "make test      the whole test suite"
 	@echo "make lint      ruff;   make types: pyright"
-	@echo "make readme    the README's table, from experiments/results"
-	@echo "make clean     removes $(VENV), data and runs"
+	@echo "make readme    the tables of the README and of docs/results.md, from experiments/results"
+	@echo "make docs      the documentation, in site/"
+	@echo "make clean     removes $(VENV), data, runs and site"
 
 compare: $(VENV)/lra
 	@$(BIN)/python -m experiments.listops_race quick --data-dir data
@@ -40,6 +41,10 @@ types: $(VENV)/dev
 readme: $(VENV)/lra
 	@$(BIN)/python -m experiments.readme
 
+docs: $(VENV)/docs
+	@$(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html, or: $(BIN)/python -m mkdocs serve"
+
 $(VENV)/python:
 	@echo "making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -56,5 +61,10 @@ $(VENV)/dev: $(VENV)/lra
 	@$(ALIVE) $(BIN)/python -m pip install --disable-pip-version-check -q -e '.[lra,dev]'
 	@touch $@
 
+$(VENV)/docs: $(VENV)/lra pyproject.toml
+	@echo "installing hrrformer[lra,docs] into $(VENV)"
+	@$(ALIVE) $(BIN)/python -m pip install --disable-pip-version-check -q -e '.[lra,docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) data runs
+	rm -rf $(VENV) data runs site
