@@ -15,7 +15,7 @@ help:
 	@echo "make arena     all six tasks at smoke size; MANUAL=FOLDER takes real data instead of stand-ins"
 	@echo "make test      the whole test suite"
 	@echo "make lint      ruff;   make types: pyright"
-	@echo "make readme    the tables of the README and of docs/results.md, from experiments/results"
+	@echo "make readme    tables and pictures of the README and of docs, from experiments/results"
 	@echo "make docs      the documentation, in site/"
 	@echo "make clean     removes $(VENV), data, runs and site"
 
@@ -40,6 +40,7 @@ types: $(VENV)/dev
 
 readme: $(VENV)/lra
 	@$(BIN)/python -m experiments.readme
+	@$(BIN)/python docs/pictures.py
 
 docs: $(VENV)/docs
 	@$(BIN)/python -m mkdocs build --strict

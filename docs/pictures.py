@@ -1,10 +1,11 @@
-"""Draws the pictures of the page on the mathematics, by the library's own functions.
+"""Draws the pages' pictures, by the library's own functions and from recorded results.
 
     python docs/pictures.py
 
-writes the SVG files of docs/pictures. They have no background and are as wide as a phone.
+writes the SVG files of docs/pictures; `make readme` does, too. They have no background and are as wide as a phone.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from hrrformer import bind, cosine_similarity, hrr_attention, hrr_normal, unbind
 
 FOLDER = Path(__file__).parent / "pictures"
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#7F7F7F"
+RECORDED = Path(__file__).parent.parent / "experiments" / "results" / "attention_cost.json"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 WIDTH = 4.6  # inches
 STYLE = {
     "axes.spines.right": False,
@@ -46,7 +49,7 @@ def binding() -> Figure:
     products, places = np.outer(x, y), np.add.outer(np.arange(size), np.arange(size)) % size
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 5.0), height_ratios=[size, 1])
     cells(above, products, places, float(np.abs(products).max()))
-    above.set(title="the products x[i] y[j]; in each cell (i + j) mod H", xlabel="j", ylabel="i")
+    above.set(title="x[i] y[j]; in each cell (i + j) mod H", xlabel="j", ylabel="i")
     bound = np.array(bind(x, y))
     cells(below, bound[None], np.arange(size)[None], float(np.abs(bound).max()))
     below.set_title("x ⊛ y: the cells of each number, summed")
@@ -109,7 +112,7 @@ def weights() -> Figure:
         each.set_title(title)
     for each in axes[1:]:
         each.axhline(1 / length, color="black", linewidth=0.8, linestyle=":")
-    axes[-1].set(xlabel="token; dotted: 1 / T")
+    axes[-1].set(xlabel="token; dotted: 1 / T", xticks=range(1, length + 1, 3))
     return figure
 
 
@@ -121,7 +124,7 @@ def hankel() -> Figure:
     matrix = np.array(m)[places]
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 5.6), height_ratios=[2.4, 1])
     cells(above, matrix, places, float(np.abs(m).max()))
-    above.set(title="M[i, j] = m[(i + j) mod H]; in each cell its place in m", xlabel="j", ylabel="i")
+    above.set(title="M; in each cell its place in m, (i + j) mod H", xlabel="j", ylabel="i")
     below.bar(np.arange(size), np.array(x) @ matrix, color=BLUE, label="x M")
     below.plot(np.arange(size), np.array(unbind(m, x)), "o", color=ORANGE, label="unbind(m, x)")
     below.axhline(0, color="black", linewidth=0.8)
@@ -130,7 +133,25 @@ def hankel() -> Figure:
     return figure
 
 
-PICTURES: tuple[Callable[[], Figure], ...] = (binding, retrieval, noise, weights, hankel)
+def cost() -> Figure:
+    """What experiments/attention_cost.py recorded of a layer, forward and backward, against T."""
+    rows = json.loads(RECORDED.read_text())["rows"]
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 6.0), sharex=True)
+    for name, colour in (("softmax", GREY), ("authors", ORANGE), ("hrr", BLUE), ("projections", GREEN)):
+        own = [row for row in rows if (row["contestant"], row["level"], row["direction"]) == (name, "layer", "both")]
+        timed = [row for row in own if row["seconds"] is not None]
+        above.loglog([r["length"] for r in timed], [r["seconds"] for r in timed], "o-", color=colour, label=name)
+        below.loglog([r["length"] for r in own], [r["temp_bytes"] / 1e6 for r in own], "o-", color=colour)
+    above.set(ylabel="seconds")
+    above.legend(frameon=False)
+    below.set(ylabel="temporary memory, MB", xlabel="T, tokens")
+    lengths = sorted({row["length"] for row in rows})
+    below.set_xticks(lengths[::2], [f"{length:,}" for length in lengths[::2]], minor=False)
+    below.xaxis.set_minor_locator(NullLocator())
+    return figure
+
+
+PICTURES: tuple[Callable[[], Figure], ...] = (binding, retrieval, noise, weights, hankel, cost)
 
 
 def main(folder: Path = FOLDER) -> None:
