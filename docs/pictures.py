@@ -73,7 +73,7 @@ def retrieval() -> Figure:
 
 def noise() -> Figure:
     """How the right value stands out against wrong ones, by the number of pairs in the sum."""
-    counts, trials = 2 ** np.arange(0, 11), 32
+    counts, trials = [2**power for power in range(11)], 32
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     for size, colour, marker in ((64, ORANGE, "o"), (1024, BLUE, "s")):
         right, wrong = [], []
@@ -85,7 +85,7 @@ def noise() -> Figure:
             wrong.append(float(jnp.std(cosine_similarity(retrieved, others))))
         axes.plot(counts, right, marker, color=colour, label=f"right value, H = {size:,}")
         axes.plot(counts, wrong, ":", color=colour, label=f"wrong values, H = {size:,}: their spread")
-    axes.plot(counts, 1 / np.sqrt(counts + 1), color=GREY, zorder=0, label="1 / √(n + 1)")
+    axes.plot(counts, 1 / np.sqrt(np.array(counts) + 1), color=GREY, zorder=0, label="1 / √(n + 1)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts[::2], [f"{count:,}" for count in counts[::2]])
     axes.set(xlabel="pairs in the memory, n", ylabel="cosine", ylim=(0, 1.05))
