@@ -2,7 +2,8 @@
 
     python docs/pictures.py
 
-writes the SVG files of docs/pictures; `make readme` does, too. They have no background and are as wide as a phone.
+writes the SVG files of docs/pictures; `make readme` does, too. They have no background, and are as wide as a
+phone.
 """
 
 import json
@@ -138,10 +139,12 @@ def cost() -> Figure:
     rows = json.loads(RECORDED.read_text())["rows"]
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 6.0), sharex=True)
     for name, colour in (("softmax", GREY), ("authors", ORANGE), ("hrr", BLUE), ("projections", GREEN)):
-        own = [row for row in rows if (row["contestant"], row["level"], row["direction"]) == (name, "layer", "both")]
+        place = (name, "layer", "both")
+        own = [row for row in rows if (row["contestant"], row["level"], row["direction"]) == place]
         timed = [row for row in own if row["seconds"] is not None]
-        above.loglog([r["length"] for r in timed], [r["seconds"] for r in timed], "o-", color=colour, label=name)
-        below.loglog([r["length"] for r in own], [r["temp_bytes"] / 1e6 for r in own], "o-", color=colour)
+        style = {"marker": "o", "color": colour, "label": name}
+        above.loglog([row["length"] for row in timed], [row["seconds"] for row in timed], **style)
+        below.loglog([row["length"] for row in own], [row["temp_bytes"] / 1e6 for row in own], **style)
     above.set(ylabel="seconds")
     above.legend(frameon=False)
     below.set(ylabel="temporary memory, MB", xlabel="T, tokens")

@@ -1,4 +1,4 @@
-"""The README keeps its promises: its tables are the measured ones, its tree is the tree. More in test_docs.py."""
+"""The README keeps its promises: its tables are the measured ones, its tree is the tree. See test_docs.py."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,8 @@ from experiments.readme import PAGES, filled
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_tables_are_the_measured_ones(page: Path) -> None:
     text = page.read_text()
