@@ -74,19 +74,19 @@ def retrieval() -> Figure:
 
 def noise() -> Figure:
     """How the right value stands out against wrong ones, by the number of pairs in the sum."""
-    counts, trials = [2**power for power in range(11)], 32
+    counts = 2 ** np.arange(11)
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     for size, colour, marker in ((64, ORANGE, "o"), (1024, BLUE, "s")):
-        right, wrong = [], []
-        for pairs in counts:
-            keys, values = hrr_normal(jax.random.key(pairs), (2, trials, pairs, size))
-            retrieved = unbind(jnp.sum(bind(keys, values), axis=1), keys[:, 0])
-            right.append(float(jnp.mean(cosine_similarity(retrieved, values[:, 0]))))
-            others = hrr_normal(jax.random.key(0), (trials, size))
-            wrong.append(float(jnp.std(cosine_similarity(retrieved, others))))
+        trials = 2**14 // size
+        keys, values = hrr_normal(jax.random.key(0), (2, trials, int(counts[-1]), size))
+        memories = jnp.cumsum(bind(keys, values), axis=1)[:, counts - 1]
+        retrieved = unbind(memories, keys[:, :1])
+        right = jnp.mean(cosine_similarity(retrieved, values[:, :1]), axis=0)
+        others = hrr_normal(jax.random.key(1), (trials, 1, size))
+        wrong = jnp.std(cosine_similarity(retrieved, others), axis=0)
         axes.plot(counts, right, marker, color=colour, label=f"right value, H = {size:,}")
         axes.plot(counts, wrong, ":", color=colour, label=f"wrong values, H = {size:,}: their spread")
-    axes.plot(counts, 1 / np.sqrt(np.array(counts) + 1), color=GREY, zorder=0, label="1 / √(n + 1)")
+    axes.plot(counts, 1 / np.sqrt(counts + 1), color=GREY, zorder=0, label="1 / √(n + 1)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts[::2], [f"{count:,}" for count in counts[::2]])
     axes.set(xlabel="pairs in the memory, n", ylabel="cosine", ylim=(0, 1.05))
