@@ -10,18 +10,19 @@ ARENA := data/$(if $(MANUAL),real,stand-ins)
 # pip is silent for long stretches when its output is no terminal: show that it is alive.
 ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
-.PHONY: help compare arena test lint types readme dist check-wheel test-wheel clean
+.PHONY: help compare arena test lint types readme docs dist check-wheel test-wheel clean
 
 help:
 	@echo "make compare   ListOps at 2,000 tokens: HRR attention, softmax attention, no mixing; a table and a picture"
 	@echo "make arena     all six tasks at smoke size; MANUAL=FOLDER takes real data instead of stand-ins"
 	@echo "make test      the whole test suite"
 	@echo "make lint      ruff;   make types: pyright"
-	@echo "make readme    the README's table, from experiments/results"
+	@echo "make readme    tables and pictures of the README and of docs, from experiments/results"
+	@echo "make docs      the documentation, in site/"
 	@echo "make dist      sdist and wheel, in dist/"
 	@echo "make check-wheel   the wheel without extras, in an environment of its own: imports and runs the layer"
 	@echo "make test-wheel    the test suite against the wheel, in an environment of its own; TESTS=... for some tests"
-	@echo "make clean     removes $(VENV), data, runs and dist"
+	@echo "make clean     removes $(VENV), data, runs, dist and site"
 
 compare: $(VENV)/lra
 	@$(BIN)/python -m experiments.listops_race quick --data-dir data
@@ -45,6 +46,11 @@ types: $(VENV)/dev
 
 readme: $(VENV)/lra
 	@$(BIN)/python -m experiments.readme
+	@$(BIN)/python docs/pictures.py
+
+docs: $(VENV)/docs
+	@$(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html, or: $(BIN)/python -m mkdocs serve"
 
 dist: $(VENV)/dev
 	@rm -rf dist
@@ -79,5 +85,10 @@ $(VENV)/dev: $(VENV)/lra
 	@$(ALIVE) $(BIN)/python -m pip install --disable-pip-version-check -q -e '.[lra,dev]'
 	@touch $@
 
+$(VENV)/docs: $(VENV)/lra pyproject.toml
+	@echo "installing hrrformer[lra,docs] into $(VENV)"
+	@$(ALIVE) $(BIN)/python -m pip install --disable-pip-version-check -q -e '.[lra,docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-plain $(VENV)-wheel data runs dist
+	rm -rf $(VENV) $(VENV)-plain $(VENV)-wheel data runs dist site

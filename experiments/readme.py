@@ -1,4 +1,4 @@
-"""Writes the measured tables into README.md, from the JSON in experiments/results.
+"""Writes the measured tables into README.md and docs/results.md, from the JSON in experiments/results.
 
     make readme
 
@@ -7,7 +7,7 @@ What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the
 `<!-- memory: NAME -->` by the memory of a training step, by preset and mixer, after
 `<!-- cost: NAME -->` by targets and what was measured, and after `<!-- longest: NAME -->` by the longest
 sequences that fit.
-`tests/test_readme.py` fails while README and results disagree.
+`tests/test_readme.py` fails while a page and results disagree.
 """
 
 import json
@@ -18,11 +18,12 @@ from typing import Any
 from lra_tasks import Report
 
 ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 BLOCK = re.compile(r"(<!-- (table|results|memory|cost|longest): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """Returns the README's text with every block of results made anew."""
+    """Returns a page's text with every block of results made anew."""
     return BLOCK.sub(lambda match: f"{match[1]}{_block(match[2], match[3])}{match[4]}", text)
 
 
@@ -79,5 +80,5 @@ def _longest(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
