@@ -8,7 +8,7 @@ ARENA := data/$(if $(MANUAL),real,stand-ins)
 # pip is silent for long stretches when its output is no terminal: show that it is alive.
 ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
-.PHONY: help compare arena test lint types readme clean
+.PHONY: help compare arena test lint types readme notebooks clean
 
 help:
 	@echo "make compare   ListOps at 2,000 tokens: HRR attention, softmax attention, no mixing; a table and a picture"
@@ -16,6 +16,7 @@ help:
 	@echo "make test      the whole test suite"
 	@echo "make lint      ruff;   make types: pyright"
 	@echo "make readme    the README's table, from experiments/results"
+	@echo "make notebooks executes the notebooks of colab/, and keeps what they show"
 	@echo "make clean     removes $(VENV), data and runs"
 
 compare: $(VENV)/lra
@@ -39,6 +40,9 @@ types: $(VENV)/dev
 
 readme: $(VENV)/lra
 	@$(BIN)/python -m experiments.readme
+
+notebooks: $(VENV)/dev
+	@$(BIN)/python -m colab.execute
 
 $(VENV)/python:
 	@echo "making $(VENV) with $$($(PYTHON) --version)"
