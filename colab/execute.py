@@ -40,8 +40,14 @@ def execute(notebook: nbformat.NotebookNode) -> None:
     Raises:
       nbclient.exceptions.CellExecutionError: if a cell raises.
     """
-    resources = {"metadata": {"path": str(FOLDER.parent)}}
-    nbclient.NotebookClient(notebook, timeout=CELL_SECONDS, record_timing=False, resources=resources).execute()
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(FOLDER.parent)}},
+    )
+    client.execute()
     # The kernel tells its own version; a notebook is for any.
     notebook.metadata.language_info = {"name": "python"}
 
@@ -54,7 +60,9 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = [p for p in sources() if not arguments.names or p.name.startswith(tuple(arguments.names))]
     if not chosen:
-        parser.error(f"NAME must begin a name of {', '.join(p.stem for p in sources())}; got {arguments.names}.")
+        parser.error(
+            f"NAME must begin a name of {', '.join(p.stem for p in sources())}; got {arguments.names}."
+        )
     for path in chosen:
         began = time.monotonic()
         notebook = read(path)
