@@ -79,7 +79,7 @@ for ax, cue, word in zip(axes, ("dog", "cat"), (dog, cat), strict=True):
     ax.bar_label(bars, fmt="%.2f", padding=3)
     ax.set_title(f"asked with “{cue}”")
     ax.set_xlabel("cosine")
-    ax.set_xlim(-0.1, 1)
+    ax.set_xlim(-0.45, 1)
 axes[0].invert_yaxis()
 plt.show()
 
@@ -90,13 +90,14 @@ plt.show()
 #
 # Put $n$ pairs of random vectors into one memory and ask for one of them. What comes back is the value, of
 # squared length 1, and noise: unbinding does not quite undo binding, which adds noise of squared length 1,
-# and each of the $n - 1$ other pairs adds as much. So the cosine with the right value should be
+# and each of the $n - 1$ other pairs adds as much. So the cosine with the right value should be about
 #
 # $$\frac{1}{\sqrt{n + 1}},$$
 #
-# whatever $H$ is. The cosine with a wrong value is that of two random directions: 0 on average, with standard
-# deviation $1/\sqrt{H}$. More pairs lower the signal; more numbers in a vector lower the noise. The right
-# value wins if its cosine is larger than all $n - 1$ others. With normal noise the chance of that is
+# whatever $H$ is, as long as it is large. The cosine with a wrong value is that of two random directions: 0
+# on average, with standard deviation $1/\sqrt{H}$. More pairs lower the signal; more numbers in a vector
+# lower the noise. The right value wins if its cosine is larger than all $n - 1$ others. With normal noise the
+# chance of that is
 #
 # $$\mathbb{E}_z\left[\Phi\left(\sqrt{H / (n + 1)} + z\right)^{n - 1}\right],\quad z \sim \mathcal{N}(0, 1).$$
 #

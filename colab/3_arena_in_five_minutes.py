@@ -73,7 +73,9 @@ for number in range(3):
 
 # %%
 quick = lra_tasks.preset("listops", "quick")
-steps = dataclasses.replace(quick, dataset="smoke", num_steps=150, eval_every=25, log_every=5)
+steps = dataclasses.replace(
+    quick, dataset="smoke", num_steps=100, eval_every=20, eval_examples=128, log_every=5
+)
 tiny = lra_tasks.preset("listops", "smoke")
 settings = {"default": steps, "small": tiny}[size]
 print(f"{settings.num_steps} steps of {settings.batch_size} examples, {settings.length:,} tokens")
@@ -169,9 +171,10 @@ print(f"{num_test} test examples: an accuracy of 35 % is uncertain by ± {error:
 #   square.
 # - `none` is the same model without attention: each token alone. It is the honest measure of what attention
 #   adds. In a race this short do not expect anyone to add much: the root operator, which is the first token,
-#   tells as much as the third line above. The published models, trained far longer, end near the fourth.
-# - HRR attention never carries a token's value to another token, so reading a nested expression step by step
-#   is nothing it could learn with one layer, however long it is trained.
+#   tells as much as the third line above. Many published models, trained far longer, end between the third
+#   and the fourth.
+# - HRR attention never carries a token's value to another token, so do not expect one layer of it to read a
+#   nested expression step by step.
 #
 # The whole report, as the command `lra compare listops` prints it:
 

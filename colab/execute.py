@@ -17,7 +17,7 @@ import nbclient
 import nbformat
 
 FOLDER = Path(__file__).parent
-CELL_SECONDS = 600
+CELL_SECONDS = 1800
 
 
 def sources() -> list[Path]:
