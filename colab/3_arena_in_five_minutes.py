@@ -85,7 +85,7 @@ print(f"{settings.num_steps} steps of {settings.batch_size} examples, {settings.
 # at every step; this one draws what the files hold so far.
 
 # %%
-MIXERS = {"none": "#7F7F7F", "hrr": "#0072B2", "softmax": "#D55E00"}
+MIXERS = {"hrr": "#0072B2", "none": "#7F7F7F", "softmax": "#D55E00"}
 
 
 def rows(run, split):
@@ -176,7 +176,7 @@ print(f"{num_test} test examples: an accuracy of 35 % is uncertain by ± {error:
 # - HRR attention never carries a token's value to another token, so do not expect one layer of it to read a
 #   nested expression step by step.
 #
-# The whole report, as the command `lra compare listops` prints it:
+# What was run, and on what:
 
 # %%
 display(Markdown("\n".join(f"- {note}" for note in report.notes)))
