@@ -76,7 +76,8 @@ with tempfile.TemporaryDirectory() as folder:
 
 # %% [markdown]
 # Both axes are logarithmic: a cost that grows with $T$ is a line of slope 1, with $T^2$ one of slope 2. The
-# exponents beside the names are fitted to the longer sequences. The same as numbers:
+# exponents beside the names are fitted to the longer sequences. The same as numbers, two columns of times and
+# then two of memory:
 
 
 # %%
@@ -107,8 +108,8 @@ for row in both:
 #
 # - HRR attention's cost is that of a few more projections, at every length: its line runs beside
 #   `projections`.
-# - On short sequences softmax attention may well be the faster one. The lines cross where the picture says,
-#   and not elsewhere: it depends on width, heads and machine.
+# - On shorter sequences than these softmax attention may be the faster one. Where the lines cross depends on
+#   width, heads and machine.
 # - Softmax attention need not hold all weights in memory: fused kernels for GPUs recompute them block by
 #   block, which saves memory, not operations. `lra bench attention` measures one of those too, where there is
 #   a GPU.
