@@ -10,7 +10,7 @@ ARENA := data/$(if $(MANUAL),real,stand-ins)
 # pip is silent for long stretches when its output is no terminal: show that it is alive.
 ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
-.PHONY: help compare arena test lint types readme docs dist check-wheel test-wheel clean
+.PHONY: help compare arena test lint types readme docs notebooks dist check-wheel test-wheel clean
 
 help:
 	@echo "make compare   ListOps at 2,000 tokens: HRR attention, softmax attention, no mixing; a table and a picture"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint      ruff;   make types: pyright"
 	@echo "make readme    tables and pictures of the README and of docs, from experiments/results"
 	@echo "make docs      the documentation, in site/"
+	@echo "make notebooks executes the notebooks of colab/, and keeps what they show"
 	@echo "make dist      sdist and wheel, in dist/"
 	@echo "make check-wheel   the wheel without extras, in an environment of its own: imports and runs the layer"
 	@echo "make test-wheel    the test suite against the wheel, in an environment of its own; TESTS=... for some tests"
@@ -68,6 +69,9 @@ test-wheel: dist
 	@$(BIN)/python -m venv --clear $(VENV)-wheel
 	@$(ALIVE) $(VENV)-wheel/bin/python -m pip install --disable-pip-version-check -q "$$(echo dist/*.whl)[lra,dev]"
 	@$(VENV)-wheel/bin/python tests/installed.py dist/*.tar.gz -n 2 --dist worksteal -q $(TESTS)
+
+notebooks: $(VENV)/dev
+	@$(BIN)/python -m colab.execute
 
 $(VENV)/python:
 	@echo "making $(VENV) with $$($(PYTHON) --version)"

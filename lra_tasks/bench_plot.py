@@ -25,12 +25,13 @@ class Line:
     end: str = ""
 
 
-def plot_attention(result: dict[str, Any], path: Path) -> None:
+def plot_attention(result: dict[str, Any], path: Path, *, stacked: bool = False) -> None:
     """Draws time and temporary memory of forward and backward against T, a row of panels for each level.
 
     Args:
       result: of `lra_tasks.bench_attention.bench_attention`.
       path: of the PNG.
+      stacked: all panels one below the other, for a narrow page.
 
     Raises:
       UsageError: if the file cannot be written.
@@ -45,7 +46,7 @@ def plot_attention(result: dict[str, Any], path: Path) -> None:
         f"Forward and backward: D = {settings['width']}, {settings['num_heads']} heads,"
         f" batch {settings['batch_size']}, {settings['dtype']}, {result['environment']['devices'][0]}"
     )
-    _figure(panels, "contestant", title, path)
+    _figure(panels, "contestant", title, path, stacked=stacked)
 
 
 def plot_train(result: dict[str, Any], path: Path) -> None:
@@ -71,6 +72,8 @@ def _figure(
     name: str,
     title: str,
     path: Path,
+    *,
+    stacked: bool = False,
 ) -> None:
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: a notebook keeps its own backend
@@ -87,8 +90,10 @@ def _figure(
     names = list(dict.fromkeys(row[name] for _, rows, _ in panels for row in rows))
     colours = dict(zip(names, COLOURS * len(names), strict=False))
     with matplotlib.rc_context(style), writing(path):
-        figure = Figure(figsize=(13, 0.6 + 4.6 * len(panels)), layout="constrained")
-        grid = figure.subplots(len(panels), 2, squeeze=False)
+        columns = 1 if stacked else 2
+        height = 4.6 * len(panels) * 2 / columns
+        figure = Figure(figsize=(6.5 * columns, 0.6 + height), layout="constrained")
+        grid = figure.subplots(2 * len(panels) // columns, columns, squeeze=False).reshape(-1, 2)
         for (what, rows, powers), (time, memory) in zip(panels, grid, strict=True):
             for axes, quantity, word, units in (
                 (time, "seconds", "Time", TIMES),

@@ -1,0 +1,116 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open in Colab][badge]][colab]
+#
+# # How cost grows
+#
+# Time and memory of one attention layer, forward and backward, from a thousand tokens to a million. Softmax
+# attention compares every token with every other and stops where that no longer fits, or takes too long.
+#
+# [badge]: https://colab.research.google.com/assets/colab-badge.svg
+# [colab]: https://colab.research.google.com/github/hrrformer/hrrformer/blob/main/colab/4_how_cost_grows.ipynb
+
+# %%
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:  # elsewhere the library is installed as its README says
+    tpu = "tpu" if os.environ.get("COLAB_TPU_1VM") else ""
+    accelerator = "cuda12" if os.path.exists("/dev/nvidia0") else tpu
+    library = "hrrformer[lra] @ git+https://github.com/hrrformer/hrrformer"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", f"jax[{accelerator}]", library]
+    subprocess.run(pip, check=True)
+
+# %%
+import tempfile
+from pathlib import Path
+
+import jax
+from IPython.display import Image, Markdown, display
+
+from lra_tasks.bench_attention import AttentionSettings, bench_attention
+from lra_tasks.bench_plot import plot_attention
+
+K = 1024
+size = os.environ.get("HRRFORMER_NOTEBOOK_SIZE", "default")  # the tests set "small"
+LENGTHS = {"default": (K, 4 * K, 16 * K, 64 * K, 256 * K, K * K), "small": (K // 4,)}[size]
+print(jax.devices())
+
+# %% [markdown]
+# ## What is measured
+#
+# A layer of 32 features and one head, on one sequence of random numbers: its four projections and the
+# attention between them; loss and all gradients. `hrr` is this library's layer, `softmax` is JAX's own
+# attention, which holds the weights of all pairs of tokens, and `projections` is the layer without attention,
+# the least that any such layer costs. Memory is counted by the compiler: what the program holds beside its
+# inputs and results. Times are medians of rounds in shuffled order. A call that would need more memory than
+# is free, or more than a few seconds, is not made.
+
+# %%
+settings = AttentionSettings(
+    levels=("layer",),
+    contestants=("hrr", "softmax", "projections"),
+    lengths=LENGTHS,
+    width=32,
+    num_heads=1,
+    repeats=3,
+    seconds=15.0,
+)
+result = bench_attention(settings)
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder, "costs.png")
+    plot_attention(result, path, stacked=True)
+    display(Image(path.read_bytes(), width=640))
+
+# %% [markdown]
+# Both axes are logarithmic: a cost that grows with $T$ is a line of slope 1, with $T^2$ one of slope 2. The
+# exponents beside the names are fitted to the longer sequences. The same as numbers, two columns of times and
+# then two of memory:
+
+
+# %%
+def written(value, units):
+    """The value in the largest unit that leaves at least 1 before the point."""
+    scale, unit = next((u for u in units if value >= u[0]), units[-1])
+    return f"{value / scale:,.3g} {unit}"
+
+
+SECONDS = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
+BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+both = [row for row in result["rows"] if row["direction"] == "both"]
+table = ["| T | hrr | softmax | hrr | softmax |", "| ---: | ---: | ---: | ---: | ---: |"]
+for length in LENGTHS:
+    cells = []
+    for quantity, units in (("seconds", SECONDS), ("temp_bytes", BYTES)):
+        for name in ("hrr", "softmax"):
+            (row,) = (r for r in both if (r["length"], r["contestant"]) == (length, name))
+            cells.append(written(row[quantity], units) if row[quantity] else "–")
+    table.append(f"| {length:,} | {' | '.join(cells)} |")
+display(Markdown("\n".join(table)))
+for row in both:
+    if row["missing"]:
+        print(f"{row['contestant']}, T = {row['length']:,}: {row['note']}")
+
+# %% [markdown]
+# ## What to make of it
+#
+# - HRR attention's cost is that of a few more projections, at every length: its line runs beside
+#   `projections`.
+# - On shorter sequences than these softmax attention may be the faster one. Where the lines cross depends on
+#   width, heads and machine.
+# - Softmax attention need not hold all weights in memory: fused kernels for GPUs recompute them block by
+#   block, which saves memory, not operations. `lra bench attention` measures one of those too, where there is
+#   a GPU.
+# - A cost says nothing about what a layer can learn. See [the arena](3_arena_in_five_minutes.ipynb).
