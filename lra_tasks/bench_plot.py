@@ -43,7 +43,7 @@ def plot_attention(result: dict[str, Any], path: Path, *, stacked: bool = False)
         what = "a layer with its four projections" if level == "layer" else "attention alone"
         panels.append((what, rows, result["exponents"][level]["both"]))
     title = (
-        f"Forward and backward: D = {settings['width']}, {settings['num_heads']} heads,"
+        f"Forward and backward: D = {settings['width']}, N = {settings['num_heads']},"
         f" batch {settings['batch_size']}, {settings['dtype']}, {result['environment']['devices'][0]}"
     )
     _figure(panels, "contestant", title, path, stacked=stacked)

@@ -28,6 +28,8 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+collect_ignore = ["plain.py"]  # a program for an environment without the arena, and no tests
+
 # The same examples on every run; HYPOTHESIS_PROFILE=search looks for new ones.
 hypothesis.settings.register_profile("same", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
