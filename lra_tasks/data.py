@@ -106,7 +106,10 @@ def read_manifest(place: Place) -> dict[str, Any]:
     """Returns the manifest of a dataset, if there is one that can be read."""
     rebuild = _rebuild(place)
     if not place.folder.exists():
-        raise UsageError(f"{place.task.name} is not prepared in {place.folder}. Run {place.command()}.")
+        raise UsageError(
+            f"{place.task.name} is not prepared in {place.folder}. Run {place.command()}, or name with --data-dir"
+            " (TFDS_DATA_DIR) the folder in which it is."
+        )
     try:
         manifest = json.loads((place.folder / MANIFEST).read_text())
         files = dict(manifest["files"])
