@@ -229,11 +229,15 @@ def _processors() -> Line:
 def _data(data_dir: str | os.PathLike[str] | None) -> list[Line]:
     """The folder of all datasets, and each: is every file there, and as long as it should be?"""
     from lra_tasks.checking import dataset_folders
-    from lra_tasks.data import data_root
+    from lra_tasks.data import Place, data_root
 
     root = data_root(data_dir)
     found, free, problem, _ = _disk(root)
-    small = [task.name for task in ARENA if task.disk_bytes > free]
+    small = [
+        task.name
+        for task in ARENA
+        if task.disk_bytes > free and not os.path.isdir(Place(task, task.config, data_dir).folder)
+    ]
     if small and not problem:
         problem = f"There is no room to prepare {', '.join(small)}: give --data-dir, or set TFDS_DATA_DIR."
     datasets = [_dataset(folder, root) for folder in dataset_folders(root)]
@@ -262,17 +266,18 @@ def _runs(folder: Path) -> Line:
     from lra_tasks.history import runs
 
     found, _, problem, unwritable = _disk(folder)
-    states = [run.state for run in runs(folder)] if folder.is_dir() else []
+    states = [run.state for run in runs(folder)] if os.path.isdir(folder) else []
     counts = "".join(f", {states.count(state)} {state}" for state in dict.fromkeys(states))
     return Line("runs folder", found + counts, problem, fatal=unwritable)
 
 
 def _disk(folder: Path) -> tuple[str, int, str, bool]:
     """What there is to say of a folder, its free bytes, what to do, and whether it cannot be written."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    # Those of `os.path` say no where a folder above may not be looked into; those of `Path` raise.
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
     free = shutil.disk_usage(there).free
-    found = f"{folder}{'' if folder.exists() else ' (not there yet)'}, {_gigabytes(free)} free"
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    found = f"{folder}{'' if os.path.exists(folder) else ' (not there yet)'}, {_gigabytes(free)} free"
+    if not os.path.isdir(there) or not os.access(there, os.W_OK):
         return found, free, f"{there} is no folder that can be written: name another, or mend it.", True
     advice = "Make room: checkpoints and datasets will not fit." if free < LITTLE else ""
     return found, free, advice, False
@@ -282,7 +287,7 @@ def _variables(environ: Mapping[str, str]) -> list[Line]:
     lines = []
     for name in VARIABLES:
         advice = ""
-        if name == "JAX_ENABLE_X64" and environ.get(name, "0").lower() not in ("0", "false", ""):
+        if name == "JAX_ENABLE_X64" and environ.get(name, "").lower() in ("1", "t", "true", "y", "yes", "on"):
             advice = "Unset it: what is asked for in float64 takes twice the memory and more time."
         lines.append(Line(name, environ.get(name, "not set"), advice))
     return lines

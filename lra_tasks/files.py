@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ def locked(path: Path, message: str) -> Iterator[None]:
       UsageError: if another process holds the lock.
     """
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UsageError(message.replace("PID", file.read() or "?")) from None
+        for wait in (0.05, 0.05, None):  # who looks whether it is held, as `lra runs`, holds it for a moment
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if wait is None:
+                    file.seek(0)
+                    raise UsageError(message.replace("PID", file.read() or "?")) from None
+                time.sleep(wait)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -53,6 +53,8 @@ class PastRun:
 def runs(*folders: str | os.PathLike[str]) -> list[PastRun]:
     """Finds the runs in folders and in all folders below them, the latest first.
 
+    Links below are not followed, and folders that may not be looked into are left out.
+
     Args:
       folders: where to look, a run's own folder among them; `runs` if none is given.
 
@@ -74,7 +76,7 @@ def runs(*folders: str | os.PathLike[str]) -> list[PastRun]:
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is that of a run, and not one that holds runs."""
-    return Path(folder, "config.json").is_file()
+    return os.path.isfile(Path(folder, "config.json"))
 
 
 def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[str, ...]]]:
@@ -146,7 +148,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
         yield folder
         return  # below are its checkpoints, thousands of files
     try:
-        inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+        inner = sorted(path for path in folder.iterdir() if os.path.isdir(path) and not path.is_symlink())
     except PermissionError:
         return
     for path in inner:
@@ -159,7 +161,11 @@ def _read(folder: Path) -> PastRun:
     try:
         config = from_json((folder / "config.json").read_text())
         summary = _json(folder / "summary.json")
+        running = not summary and _is_locked(folder / ".lock")
+        saved = _saved(folder / "checkpoints")
         rows = list(Metrics(folder / "metrics.jsonl").rows())
+        if not summary and not running:  # rows that were not saved are dropped where the run is gone on with
+            rows = [row for row in rows if row["step"] <= saved]
         validations = [row for row in rows if row["split"] == "validation"]
         known: dict[str, Any] = {"config": config, "preset": preset_of(config)}
         if validations:
@@ -174,11 +180,11 @@ def _read(folder: Path) -> PastRun:
                 test_accuracy=summary["test_accuracy"],
                 **known | {name: summary[name] for name in ("validation_accuracy", "seconds")},
             )
-        if _is_locked(folder / ".lock"):
+        if running:
             return PastRun(
                 folder, "running", changed, step=max((row["step"] for row in rows), default=0), **known
             )
-        return PastRun(folder, "resumable", changed, step=_saved(folder / "checkpoints"), **known)
+        return PastRun(folder, "resumable", changed, step=saved, **known)
     except (UsageError, OSError, ValueError, KeyError, TypeError) as error:  # what damaged files bring about
         return PastRun(folder, "unreadable", changed, problem=str(error) or repr(error))
 
@@ -192,6 +198,8 @@ def _is_locked(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed where the file is closed, at once
         except BlockingIOError:
             return True
+        except OSError:  # a file system without such locks
+            return False
     return False
 
 
@@ -202,7 +210,16 @@ def _saved(checkpoints: Path) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """The content of a JSON file, and nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a JSON object; got {type(content).__name__}.")
+    return content
 
 
 def _differing(contents: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -54,7 +54,7 @@ class Curves:
             self.write(row)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Adds a point to the curve of each number of a row."""
+        """Adds a point to the curve of each number of a row, which has no others but its step and split."""
         numbers = {name: value for name, value in row.items() if name not in ("step", "split")}
         values = [{"tag": f"{row['split']}/{name}", "simple_value": value} for name, value in numbers.items()]
         self._add(step=row["step"], summary={"value": values})

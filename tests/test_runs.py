@@ -5,6 +5,8 @@ import fcntl
 import json
 import os
 import shutil
+import threading
+import time
 
 import arena
 import pytest
@@ -12,6 +14,7 @@ import pytest
 import lra_tasks
 from lra_tasks.config import to_json
 from lra_tasks.errors import UsageError
+from lra_tasks.files import locked
 from lra_tasks.history import compared, runs
 from lra_tasks.presets import LONGEST_NAME, PRESETS, folder_name, preset, preset_of
 from lra_tasks.tasks import TASKS
@@ -42,7 +45,7 @@ def test_a_run_that_is_gone_on_with(resumable):
     (run,) = runs(resumable.parent.parent)
     assert (run.state, run.step, run.test_accuracy) == ("resumable", 9, None)
     rows = [json.loads(line) for line in (resumable / "metrics.jsonl").read_text().splitlines()]
-    validations = [row for row in rows if row["split"] == "validation"]
+    validations = [row for row in rows if row["split"] == "validation" and row["step"] <= 9]
     assert run.validation_accuracy == max(row["accuracy"] for row in validations)
     assert run.seconds == validations[-1]["seconds"]
 
@@ -122,6 +125,29 @@ def test_differences(smoke_race, resumable):
     results = {name: cells for name, *cells in found["results"]}
     assert results["steps"] == ["12", "9/11"]
     assert results["test accuracy, %"][1] == "-"
+
+
+@pytest.mark.parametrize(("file", "text"), [("env.json", "{"), ("data.json", "[]"), ("summary.json", "[]")])
+def test_differences_of_a_damaged_run(smoke_run, resumable, file, text):
+    (resumable / file).write_text(text)
+    with pytest.raises(UsageError, match=file):
+        compared([smoke_run, resumable])
+
+
+def test_a_look_at_a_run_does_not_keep_it_from_training(resumable):
+    looking = threading.Event()
+
+    def look():
+        with (resumable / ".lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            looking.set()
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    looking.wait()
+    with locked(resumable / ".lock", "taken"):
+        thread.join()
 
 
 @pytest.mark.parametrize("width", [60, 80])
