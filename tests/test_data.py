@@ -159,7 +159,9 @@ def test_data_dir_from_the_environment(prepared, monkeypatch):
     assert prepare(LISTOPS, config="smoke") == prepared / SMOKE
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(prepared / "nobody"))
-    with pytest.raises(UsageError, match=r"nobody/tensorflow_datasets/lra.*Run `lra prepare listops`\.$"):
+    with pytest.raises(
+        UsageError, match=r"nobody/tensorflow_datasets/lra.*Run `lra prepare listops`, or name .* --data-dir"
+    ):
         data.load(LISTOPS, "test")
 
 
