@@ -107,8 +107,8 @@ def read_manifest(place: Place) -> dict[str, Any]:
     rebuild = _rebuild(place)
     if not place.folder.exists():
         raise UsageError(
-            f"{place.task.name} is not prepared in {place.folder}. Run {place.command()}, or name the folder it"
-            " is in with --data-dir or TFDS_DATA_DIR."
+            f"{place.task.name} is not prepared in {place.folder}. Run {place.command()}, or name the"
+            " folder it is in with --data-dir or TFDS_DATA_DIR."
         )
     try:
         manifest = json.loads((place.folder / MANIFEST).read_text())
