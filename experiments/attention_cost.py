@@ -22,8 +22,8 @@ authors'; the projections themselves 5.0 and 2.0, the authors' 14.1 with backwar
 
 Results, in experiments/results with their environment. Memory, the layer's time and the million tokens are
 within their targets at every T. The core is not: at some lengths it is only 2.1 to 2.3 times as fast as the
-authors'. Its time there is that of moving memory, whose bandwidth differs from run to run on the shared
-machine of the record ("rates" in the JSON says what it was).
+authors'. Why is open; the bandwidth of the memory, which differs from run to run on the shared machine of the
+record ("rates" in the JSON), is suspected.
 """
 
 import dataclasses

@@ -115,6 +115,12 @@ def test_temporary_memory():
         assert found[name, "both"] < 6.5
 
 
+def test_the_projections_do_the_work_of_four():
+    """24 T·D² FLOPs forward and backward: XLA must not find that two of them have the same gradient."""
+    compiled = bench._compile("layer", "both", "projections", 4096, AttentionSettings())
+    assert costing.counts(compiled).flops == pytest.approx(24 * 4096 * 512**2, rel=0.01)
+
+
 def test_the_floor_is_its_formula():
     size = 1000 * 64
     assert floors.floor_counts("core", "forward", 1000, 64, 16) == (3 * 2.5 * 4 * size, 5 * size)
