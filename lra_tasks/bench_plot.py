@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks.files import writing
-from lra_tasks.reporting import COLOURS
+from lra_tasks.plotting import STYLE, colours, spread
 from lra_tasks.tables import short
 
 ENDS = {"memory": "then out of memory", "slow": "then too slow", "refused": ""}
@@ -78,18 +78,8 @@ def _figure(
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: a notebook keeps its own backend
 
-    style: Any = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#E6E6E6",
-        "font.size": 11,
-        "axes.titlesize": 13,
-        "axes.titlelocation": "left",
-    }
-    names = list(dict.fromkeys(row[name] for _, rows, _ in panels for row in rows))
-    colours = dict(zip(names, COLOURS * len(names), strict=False))
-    with matplotlib.rc_context(style), writing(path):
+    colour = colours(row[name] for _, rows, _ in panels for row in rows)
+    with matplotlib.rc_context(STYLE), writing(path):
         columns = 1 if stacked else 2
         height = 4.6 * len(panels) * 2 / columns
         figure = Figure(figsize=(6.5 * columns, 0.6 + height), layout="constrained")
@@ -104,7 +94,7 @@ def _figure(
                     for each in dict.fromkeys(row[name] for row in rows)
                 }
                 axes.set_title(f"{word} of {what}")
-                _draw(axes, lines, colours, lambda value, _, units=units: _with_unit(value, units))
+                _draw(axes, lines, colour, lambda value, _, units=units: _with_unit(value, units))
         figure.suptitle(title, x=0.01, ha="left")
         figure.savefig(path, dpi=130, metadata={"Software": None})
 
@@ -174,26 +164,6 @@ def _name_lines(axes: Any, lines: Mapping[str, Line], colours: Mapping[str, str]
                 annotation_clip=False,
                 arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.8, "shrinkB": 3},
             )
-
-
-def spread(heights: Sequence[float], apart: float) -> list[float]:
-    """Returns ascending heights moved as little as may be, so that neighbours are `apart` at least.
-
-    >>> spread([0.0, 1.0, 50.0], 10.0)
-    [-4.5, 5.5, 50.0]
-    """
-    groups: list[list[float]] = []  # neighbours that touch, moved as one
-    for height in heights:
-        groups.append([height])
-        while len(groups) > 1 and _places(groups[-1], apart)[0] - _places(groups[-2], apart)[-1] < apart:
-            last = groups.pop()
-            groups[-1].extend(last)
-    return [place for group in groups for place in _places(group, apart)]
-
-
-def _places(group: Sequence[float], apart: float) -> list[float]:
-    middle = sum(group) / len(group)
-    return [middle + apart * (number - (len(group) - 1) / 2) for number in range(len(group))]
 
 
 def _with_unit(value: float, units: Sequence[tuple[float, str]]) -> str:

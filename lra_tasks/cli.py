@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -490,6 +491,14 @@ def exit_codes() -> Iterator[None]:
         received[:] = [signal.Signals(number)]
         raise KeyboardInterrupt  # unlike a plain kill, this lets every `finally` tidy up
 
+    def again(lost: Any) -> None:
+        """Sends the signal once more if what it raised was dropped, as in JAX's callback of the collector."""
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            threading.Timer(0.1, os.kill, (os.getpid(), received[0])).start()
+        else:
+            otherwise(lost)
+
+    otherwise, sys.unraisablehook = sys.unraisablehook, again
     signal.signal(signal.SIGTERM, end)
     try:
         try:
@@ -508,6 +517,8 @@ def exit_codes() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         sys.exit(1)
+    finally:
+        sys.unraisablehook = otherwise
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,6 +27,8 @@ Contestant: TypeAlias = Callable[[Array, Array, Array], Array]
 LEVELS = ("layer", "core")
 PASSES = ("forward", "both")
 REFERENCE = {"layer": "projections", "core": "authors"}  # what times are put in proportion to
+# These hold T × T weights, gigabytes that the machine has to find and clear anew, which slows what runs next.
+QUADRATIC = ("softmax",)
 EPSILON = 1e-8  # of the authors' cosine
 
 

@@ -33,6 +33,7 @@ class Block(nnx.Module):
         linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
         mixer_class = get_mixer(config.mixer)
         self.mixer_name = config.mixer
+        self.length = config.length + (model.pooling == "cls")
         if mixer_class is not None:
             self.mixer_norm = norm()
             self.mixer = mixer_class(
@@ -40,7 +41,7 @@ class Block(nnx.Module):
                     width=width,
                     num_heads=model.num_heads,
                     qkv_features=model.qkv_features or width,
-                    length=config.length + (model.pooling == "cls"),
+                    length=self.length,
                     dropout_rate=model.dropout_rate,
                     dtype=dtype,
                 ),

@@ -15,9 +15,11 @@ from jaxtyping import Array, Int
 from lra_tasks import data
 from lra_tasks.config import Config, OptimizerConfig
 from lra_tasks.errors import UsageError
-from lra_tasks.model import Classifier
+from lra_tasks.model import Block, Classifier
 from lra_tasks.progress import Progress
 from lra_tasks.tasks import Examples, Task
+
+PADDING_TOLERANCE = 0.01  # of the largest number that a mixer returns
 
 
 class State(NamedTuple):
@@ -120,6 +122,32 @@ class Program:
         jax.eval_shape(
             self._train_batch, jax.eval_shape(self.init), self._abstract_batch(self._config.length)
         )
+
+    def reads_padding(self) -> bool:
+        """Whether what stands in padding changes what the mixer makes of real tokens, which it should not.
+
+        Measured with random parameters, before any training: on one sequence of random numbers whose second
+        half is padding, twice, with other numbers in the padding. Pictures are never padded: False.
+        """
+        if self._config.mixer == "none" or self._task.pixels:
+            return False
+
+        def difference(key: Array) -> Array:
+            streams = nnx.Rngs(params=self._params_key, dropout=self._dropout_key)
+            block = Block(self._config, rngs=streams)
+            shape = (1, block.length, self._config.model.width)
+            x, other = jax.random.normal(key, (2, *shape), jnp.dtype(self._config.model.dtype))
+            mask = jnp.arange(block.length)[None] < (block.length + 1) // 2
+            results = (
+                jnp.where(mask[..., None], block.mixer(given, mask, deterministic=True, rngs=None), 0.0)
+                for given in (x, jnp.where(mask[..., None], x, other))
+            )
+            one, two = (result.astype(jnp.float32) for result in results)
+            return jnp.max(jnp.abs(one - two)) / jnp.maximum(
+                jnp.max(jnp.abs(one)), jnp.finfo(jnp.float32).tiny
+            )
+
+        return float(jax.jit(difference)(jax.random.key(0))) > PADDING_TOLERANCE
 
     def _abstract_batch(self, length: int) -> dict[str, jax.ShapeDtypeStruct]:
         rows = self._config.batch_size

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from lra_tasks.errors import UsageError
 from lra_tasks.files import replace, write_json, writing
 from lra_tasks.metrics import Metrics
 from lra_tasks.mixers import ABOUT
+from lra_tasks.plotting import STYLE, colours, spread
 from lra_tasks.progress import duration
 from lra_tasks.tasks import get_task
 
 COLUMNS = ("mixer", "seeds", "accuracy, %", "parameters", "examples/s", "memory", "time")
 ORDER = "comparison.json"  # the names of the runs' folders, in the order of the table
 REFERENCES = "references.json"  # the reference lines, and the identity of the data they were measured on
-# One a mixer, told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+NAME_WIDTH, NAME_HEIGHT = 90, 28  # points that a mixer's name and memory take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,16 +172,7 @@ class Report:
         import matplotlib
         from matplotlib.figure import Figure  # without pyplot: a notebook keeps its own backend
 
-        style: Any = {
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#E6E6E6",
-            "font.size": 11,
-            "axes.titlesize": 12,
-            "axes.titlelocation": "left",
-        }
-        with matplotlib.rc_context(style):
+        with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(12, 4.8), layout="constrained")
             speed, curves = figure.subplots(1, 2)
             _plot_speed(speed, self.rows, self.references)
@@ -325,6 +316,12 @@ def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str
         notes.append(
             "Protocol paper: trained on the validation examples too, and the step chosen on the test split."
         )
+    readers = dict.fromkeys(other["mixer"] for other in summaries if other.get("reads_padding"))
+    if readers:
+        notes.append(
+            f"What stands in padding changes what {', '.join(readers)} makes of the real tokens: its results"
+            " depend on the length that inputs are padded to."
+        )
     if any(other["environment"] != environment for other in summaries):
         notes.append("Some runs were made with other versions or on another machine: see their env.json.")
     return notes
@@ -347,24 +344,13 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
         )
     for accuracy in references.values():
         axes.axhline(accuracy, color="#999999", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    for row, colour in zip(rows, COLOURS * len(rows), strict=False):
-        area = 2200 * row.peak_bytes / largest
+    colour = colours(row.mixer for row in rows)
+    areas = [2200 * row.peak_bytes / largest for row in rows]
+    for row, area in zip(rows, areas, strict=True):
+        point, own = (row.examples_per_second, row.accuracy), colour[row.mixer]
         if row.deviation is not None:
-            axes.errorbar(
-                row.examples_per_second, row.accuracy, row.deviation, color=colour, capsize=3, zorder=2
-            )
-        axes.scatter(row.examples_per_second, row.accuracy, area, color=colour, alpha=0.55, zorder=3)
-        axes.annotate(
-            f"{row.mixer}\n{row.peak_bytes / 1e6:,.0f} MB",
-            (row.examples_per_second, row.accuracy),
-            (0, math.sqrt(area / math.pi) + 4),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=10,
-            color=colour,
-            fontweight="bold",
-        )
+            axes.errorbar(*point, row.deviation, color=own, capsize=3, zorder=2)
+        axes.scatter(*point, area, color=own, alpha=0.55, zorder=3)
     axes.set_xscale("log", subs=(2, 5))
     _plain_ticks(axes)
     axes.set_xlim(low, high)
@@ -372,6 +358,40 @@ def _plot_speed(axes: Any, rows: Sequence[Row], references: dict[str, float]) ->
     axes.set_xlabel("training examples per second")
     axes.set_ylabel("test accuracy, %")
     axes.set_title("Accuracy against speed; area is peak memory")
+    _name_mixers(axes, rows, [math.sqrt(area / math.pi) for area in areas], colour)
+
+
+def _name_mixers(axes: Any, rows: Sequence[Row], radii: Sequence[float], colour: Mapping[str, str]) -> None:
+    """Writes each name above its disk; of disks that are near, one name stands above the other."""
+    axes.figure.draw_without_rendering()  # the layout decides how far apart values are
+    scale = 72 / axes.figure.dpi
+    points = [scale * axes.transData.transform((row.examples_per_second, row.accuracy)) for row in rows]
+    above = [up + radius + NAME_HEIGHT / 2 + 2 for (_, up), radius in zip(points, radii, strict=True)]
+    columns: list[list[int]] = []  # of names that would touch if they had one height
+    for number in sorted(range(len(rows)), key=lambda number: points[number][0]):
+        if columns and points[number][0] - points[columns[-1][-1]][0] < NAME_WIDTH:
+            columns[-1].append(number)
+        else:
+            columns.append([number])
+    for column in columns:
+        column.sort(key=above.__getitem__)
+        places = spread([above[number] for number in column], NAME_HEIGHT)
+        lift = max(0.0, above[column[0]] - places[0])  # up only: below a name is its disk
+        for number, place in zip(column, places, strict=True):
+            row, own = rows[number], colour[rows[number].mixer]
+            moved = place + lift - above[number] > 1
+            axes.annotate(
+                f"{row.mixer.rpartition(':')[2]}\n{row.peak_bytes / 1e6:,.0f} MB",
+                (row.examples_per_second, row.accuracy),
+                (0, place + lift - points[number][1]),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=10,
+                color=own,
+                fontweight="bold",
+                arrowprops={"arrowstyle": "-", "color": own, "linewidth": 0.8} if moved else None,
+            )
 
 
 def _apart(lines: dict[str, float], distance: float) -> list[tuple[str, float]]:
@@ -386,13 +406,14 @@ def _apart(lines: dict[str, float], distance: float) -> list[tuple[str, float]]:
 
 
 def _plot_curves(axes: Any, rows: Sequence[Row]) -> None:
-    for row, colour in zip(rows, COLOURS * len(rows), strict=False):
+    colour = colours(row.mixer for row in rows)
+    for row in rows:
         for number, run in enumerate(row.runs):
             _, accuracies, seconds = zip(*run.curve, strict=True)
             axes.plot(
                 seconds,
                 accuracies,
-                color=colour,
+                color=colour[row.mixer],
                 linewidth=2,
                 marker="o",
                 markersize=4,

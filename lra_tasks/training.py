@@ -148,6 +148,9 @@ def train(
     with contextlib.ExitStack() as held:
         with processes.together():
             _check_memory(compiled, config)
+            reads_padding = first and program.reads_padding()
+            if reads_padding:
+                progress.say(f"{label}: what stands in padding changes what this mixer makes of the rest")
             if first:
                 _claim(run_dir, config, origin)
                 taken = f"{run_dir} is being trained by process PID; wait for it, or end it."
@@ -262,6 +265,7 @@ def train(
                 "best_step": record.best_step,
                 "validation_accuracy": record.best_accuracy,
                 "num_parameters": num_parameters(best_params),
+                "reads_padding": reads_padding,
                 "examples_per_second": config.batch_size / metrics.median_step_seconds(),
                 "seconds": record.seconds,
                 "peak_bytes": memory_bytes(compiled)[0],

@@ -22,9 +22,10 @@ from lra_tasks import bench_plot, contestants, costing, floors, peak
 from lra_tasks import bench_train as steps
 from lra_tasks.bench_attention import AttentionSettings, bench_attention
 from lra_tasks.bench_cli import num_bytes, print_attention, print_train
-from lra_tasks.bench_plot import Line, plot_attention, plot_train, spread
+from lra_tasks.bench_plot import Line, plot_attention, plot_train
 from lra_tasks.bench_train import TrainSettings, bench_train
 from lra_tasks.errors import UsageError
+from lra_tasks.plotting import spread
 
 PNG = b"\x89PNG"
 TINY = AttentionSettings(lengths=(16, 32), width=16, num_heads=2, batch_size=2, repeats=3, seconds=60.0)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import random
 import re
@@ -14,8 +15,9 @@ import time
 import arena
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from lra_tasks import Report, UsageError, compare, data, report
+from lra_tasks import Report, UsageError, compare, data, report, reporting
 from lra_tasks.tasks import get_task, listops
 
 FILES = ("report.md", "report.csv", "report.json", "report.png")
@@ -140,6 +142,34 @@ def test_picture_is_a_picture(smoke_race):
     assert all((half[..., :3].min(axis=-1) < 0.9).mean() > 0.005 for half in halves)
 
 
+def test_names_of_five_mixers_do_not_touch(smoke_race):
+    """As near each other as may be, and some far from the rest."""
+    (row, _) = Report.from_json(json.loads((smoke_race / "report.json").read_text())).rows
+
+    def mixer(name, speed, accuracy, peak_bytes):
+        (run, _) = row.runs
+        run = dataclasses.replace(run, examples_per_second=speed, test_accuracy=accuracy)
+        return dataclasses.replace(row, mixer=name, runs=(run,), peak_bytes=peak_bytes)
+
+    rows = [
+        mixer("hrr", 1000.0, 40.0, 10**9),
+        mixer("none", 1020.0, 40.1, 10**9),
+        mixer("my_mixers:LocalConvolution", 900.0, 39.0, 10**8),
+        mixer("softmax", 100.0, 41.0, 10**10),
+        mixer("my_mixers:Fourier", 1100.0, 12.0, 10**9),
+    ]
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    speed, _ = figure.subplots(1, 2)
+    reporting._plot_speed(speed, rows, {"chance": 10.0})
+    figure.draw_without_rendering()
+    texts = [text for text in speed.texts if "MB" in text.get_text()]
+    assert {text.get_text().split("\n")[0] for text in texts} == {
+        "hrr", "none", "LocalConvolution", "softmax", "Fourier"
+    }  # fmt: skip
+    boxes = [text.get_window_extent() for text in texts]
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+
+
 def test_reference_lines(smoke_race, smoke_data):
     references = json.loads((smoke_race / "references.json").read_text())["lines"]
     assert table(smoke_race)["references"] == references
@@ -171,6 +201,7 @@ def test_what_a_report_says_of_its_data_protocol_and_parameters(smoke_race, tmp_
         summary = json.loads(path.read_text())
         summary["protocol"] = "paper"
         summary["data"]["unofficial"] = "a box of tapes"
+        summary["reads_padding"] = summary["mixer"] == "hrr"
         if summary["mixer"] == "none":
             summary["mixer"] = "softmax"
         else:
@@ -179,12 +210,14 @@ def test_what_a_report_says_of_its_data_protocol_and_parameters(smoke_race, tmp_
     text = report(tmp_path / "race").markdown()
     assert "Unofficial source of data: a box of tapes." in text
     assert "the step chosen on the test split" in text
+    assert "changes what hrr makes of the real tokens" in text
     summaries = [json.loads(path.read_text()) for path in sorted((tmp_path / "race").glob("*0/summary.json"))]
     share = 100 * (summaries[0]["num_parameters"] / summaries[1]["num_parameters"] - 1)
     assert f"of which the arena allows 10 % more: hrr {share:+.1f} %." in text
     plain = (smoke_race / "report.md").read_text()
     assert "nofficial" not in plain
     assert "the step chosen" not in plain
+    assert "padding" not in plain
     assert "allows" not in plain
 
 

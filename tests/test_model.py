@@ -235,6 +235,21 @@ MIXERS_OF_A_USER = """
             super().__init__(spec, rngs=rngs)
             self.dropout = nnx.Dropout(0.1, rngs=rngs)
 
+    class Careless(Mean):
+        def __call__(self, x, mask, *, deterministic, rngs):
+            return super().__call__(x, jnp.ones_like(mask), deterministic=deterministic, rngs=rngs)
+
+    class Unsaid(nnx.Module):
+        pass
+
+    class Greedy(Mean):
+        def __init__(self, spec, width, *, rngs):
+            super().__init__(spec, rngs=rngs)
+
+    class Maskless(Mean):
+        def __call__(self, x, *, deterministic, rngs):
+            return x
+
     def function(x):
         return x
 """
@@ -269,6 +284,20 @@ def test_a_mixer_of_a_wrong_shape(name, got):
         program(f"mixers_of_a_user:{name}")
 
 
+def reads_padding(mixer, task="listops", **model):
+    config = dataclasses.replace(make_config(mixer=mixer, **model), batch_size=8)
+    return Program(config, get_task(task)).reads_padding()
+
+
+@pytest.mark.usefixtures("user_module")
+@pytest.mark.parametrize("model", [{}, {"pooling": "cls"}, {"dtype": "bfloat16"}], ids=str)
+def test_a_mixer_that_reads_padding(model):
+    assert reads_padding("mixers_of_a_user:Careless", **model)
+    assert not reads_padding("mixers_of_a_user:Careless", "image", **model)  # pictures have none
+    for mixer in ("mixers_of_a_user:Mean", "hrr", "softmax", "none"):
+        assert not reads_padding(mixer, **model)
+
+
 @pytest.mark.usefixtures("user_module")
 @pytest.mark.parametrize(("name", "state"), [("Counting", "calls"), ("Dropping", "dropout/rngs")])
 def test_a_mixer_that_keeps_state(name, state):
@@ -288,6 +317,9 @@ def test_a_mixer_that_keeps_state(name, state):
         ("mixers_of_a_user:", "cannot be imported"),
         (":Mean", "cannot be imported"),
         ("mixers_of_a_user:function", "is no class"),
+        ("mixers_of_a_user:Unsaid", r"must have a method __init__\(self, spec, \*, rngs\); its own is"),
+        ("mixers_of_a_user:Greedy", r"its own is __init__\(self, spec, width, \*, rngs\): missing .*'width'"),
+        ("mixers_of_a_user:Maskless", r"__call__\(self, x, mask, \*, deterministic, rngs\); its own is"),
     ],
 )
 def test_a_mixer_that_cannot_be_had(name, message):

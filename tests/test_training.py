@@ -76,6 +76,30 @@ def at_step(step, act):
     return Hook(hook)
 
 
+# The mixer
+
+
+def test_a_mixer_that_reads_padding_is_told_of(smoke_data, tmp_path, monkeypatch):
+    (tmp_path / "careless.py").write_text(
+        "from flax import nnx\n"
+        "class Sum(nnx.Module):\n"
+        "    def __init__(self, spec, *, rngs): pass\n"
+        "    def __call__(self, x, mask, *, deterministic, rngs): return x - x.sum(1, keepdims=True)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said = []
+    progress = Silent()
+    progress.say = said.append
+    config = dataclasses.replace(CONFIG, mixer="careless:Sum", num_steps=1)
+    summary = train(config, tmp_path / "run", data_dir=smoke_data, progress=progress)
+    assert summary["reads_padding"]
+    assert [message for message in said if "what stands in padding changes" in message]
+
+
+def test_a_mixer_that_reads_none_is_not(smoke_run):
+    assert json.loads((smoke_run / "summary.json").read_text())["reads_padding"] is False
+
+
 # The optimiser
 
 

@@ -13,6 +13,7 @@ residual. Parameters are `nnx.Param`; a mixer keeps no other state, and takes ra
 
 import dataclasses
 import importlib
+import inspect
 from typing import Any, Protocol
 
 from lra_tasks.errors import UsageError, unknown_name
@@ -65,7 +66,8 @@ def get_mixer(name: str) -> type[Mixer] | None:
     """Returns the mixer class of that name (None for "none"), importing it only now.
 
     Raises:
-      UsageError: for a name that is neither in `MIXERS` nor an importable `package.module:Class`.
+      UsageError: for a name that is neither in `MIXERS` nor an importable `package.module:Class`, or a class
+        that cannot be called as `Mixer` is.
     """
     if ":" not in name and name not in MIXERS:
         raise unknown_name("mixer", name, [*MIXERS, "package.module:Class"])
@@ -87,4 +89,25 @@ def get_mixer(name: str) -> type[Mixer] | None:
         raise UsageError(
             f"The mixer '{name}' is no class but {mixer!r}; see lra_tasks.mixers for what it must be."
         )
+    _check_calls(name, mixer)
     return mixer
+
+
+def _check_calls(name: str, mixer: type) -> None:
+    """Refuses a class whose methods do not take what the encoder gives them."""
+    for method, arguments, keywords in (
+        ("__init__", ("self", "spec"), ("rngs",)),
+        ("__call__", ("self", "x", "mask"), ("deterministic", "rngs")),
+    ):
+        # Not by `getattr`, by which every class can be called: to make an instance.
+        function = next((vars(base)[method] for base in mixer.__mro__ if method in vars(base)), None)
+        wanted = f"{method}({', '.join((*arguments, '*', *keywords))})"
+        if function is None:
+            raise UsageError(f"The mixer '{name}' must have a method {wanted}; it has none.")
+        try:
+            inspect.signature(function).bind(*arguments, **dict.fromkeys(keywords))
+        except TypeError as error:
+            raise UsageError(
+                f"The mixer '{name}' must have a method {wanted}; its own is"
+                f" {method}{inspect.signature(function)}: {error}."
+            ) from error
