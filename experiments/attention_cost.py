@@ -9,21 +9,20 @@ authors' formulation, and does a million tokens fit a small machine?
 Setting. D = 512, 8 heads, batch 1, float32, T = 1,024 to 131,072; random inputs; forward and backward is the
 loss and its gradient in parameters and inputs. "hrr" chooses its implementation itself. "projections" is the
 layer without attention, "authors" the published formulation, both in `lra_tasks.contestants`. Rounds in
-shuffled order, medians, ratios within rounds. Then one layer of width 64 at T = 1,048,576, and a training
-step of a whole one-layer model (Text's preset "quick"), each in a process of its own.
+shuffled order, medians, ratios within rounds; softmax last, in rounds of its own. Then one layer of width 64
+at T = 1,048,576, and a training step of a whole one-layer model (Text's preset "quick"), each in a process of
+its own.
 
-Hardware and time. Two CPU cores and 8 GiB for the sweep, 12 GiB for the million tokens; ten minutes with
---seconds 15, as recorded, most of them in the longest sequences. Temporary memory is the same on every run of
-one version of JAX; times need a machine that does nothing else.
+Hardware and time. Two CPU cores and 12 GiB; a quarter of an hour with --seconds 20, as recorded. Temporary
+memory is the same on every run of one version of JAX; times need a machine that does nothing else.
 
 Expected. The targets of `TARGETS`, set before the fast implementation was written. Before it, at T = 4,096:
 11.3 T·D floats with backward and 4.1 without, 1.9 times the projections, and a core about as fast as the
 authors'; the projections themselves 5.0 and 2.0, the authors' 14.1 with backward. Memory grows as T^1.00.
 
-Results, in experiments/results with their environment. Memory, the layer's time and the million tokens are
-within their targets at every T. The core is not: at some lengths it is only 2.1 to 2.3 times as fast as the
-authors'. Why is open; the bandwidth of the memory, which differs from run to run on the shared machine of the
-record ("rates" in the JSON), is suspected.
+Results, in experiments/results with their environment. All targets are met at every T. Earlier records on the
+same machine had the core at up to 0.5 of the authors' time: softmax ran in the same rounds, and the gigabytes
+that it left behind slowed what came next. It has rounds of its own now, after the others.
 """
 
 import dataclasses

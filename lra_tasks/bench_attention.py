@@ -236,8 +236,7 @@ def _sweeps(settings: AttentionSettings, progress: Progress) -> list[Cost]:
             names = at_level(level, settings.contestants)
             chosen = [name for name in names if (name in QUADRATIC) == last]
             beside = [REFERENCE[level]] if last and chosen and REFERENCE[level] in names else []
-            found = _sweep(level, [*beside, *chosen], settings, progress)
-            rows += [row for row in found if row.contestant in chosen]
+            rows += _sweep(level, chosen, beside, settings, progress)
     order = [*settings.levels, *PASSES, *settings.contestants]
 
     def place(row: Cost) -> tuple[int, int, int, int]:
@@ -247,9 +246,12 @@ def _sweeps(settings: AttentionSettings, progress: Progress) -> list[Cost]:
     return sorted(rows, key=place)
 
 
-def _sweep(level: str, names: Sequence[str], settings: AttentionSettings, progress: Progress) -> list[Cost]:
-    """Returns the rows of one level, by length, pass and contestant."""
+def _sweep(
+    level: str, chosen: Sequence[str], beside: Sequence[str], settings: AttentionSettings, progress: Progress
+) -> list[Cost]:
+    """Returns the rows of those chosen, of one level; their rounds have those beside them, too."""
     rows: list[Cost] = []
+    names = [*beside, *chosen]
     for length in sorted(settings.lengths):
         earlier = {
             (direction, name): costing.times(
@@ -258,13 +260,13 @@ def _sweep(level: str, names: Sequence[str], settings: AttentionSettings, progre
             for direction in PASSES
             for name in names
         }
-        rows += _at_length(level, names, length, earlier, settings, progress)
-    return rows
+        rows += _at_length(level, chosen, length, earlier, settings, progress)
+    return [row for row in rows if row.contestant in chosen]
 
 
 def _at_length(
     level: str,
-    names: Sequence[str],
+    chosen: Sequence[str],
     length: int,
     earlier: dict[tuple[str, str], dict[int, float]],
     settings: AttentionSettings,
@@ -289,6 +291,8 @@ def _at_length(
         if reason is None:
             runnable[direction, name] = compiled
         rows[direction, name] = row if reason is None else costing.without_time(row, reason)
+    if not any(name in chosen for _, name in runnable):
+        runnable = {}
     given: Any = _draw(level, length, settings) if runnable else ()
     if isinstance(given, Missing):
         rows |= {key: costing.without_time(rows[key], given) for key in runnable}

@@ -79,8 +79,8 @@ class BenchAttention:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of parameters and inputs."""
     repeats: int = 7
-    """Rounds at most; in each, every contestant runs once, in an order shuffled anew. softmax has its own, after
-    all others, which the memory it leaves behind would slow."""
+    """Rounds at most; in each, every contestant runs once, in an order shuffled anew. softmax has its own,
+    after all others, which the memory it leaves behind would slow."""
     seconds: float = 30.0
     """Time for the rounds of a length, of which three are made in any case; what takes longer for one call is
     left out."""

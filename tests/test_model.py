@@ -317,7 +317,7 @@ def test_a_mixer_that_keeps_state(name, state):
         ("mixers_of_a_user:", "cannot be imported"),
         (":Mean", "cannot be imported"),
         ("mixers_of_a_user:function", "is no class"),
-        ("mixers_of_a_user:Unsaid", r"must have a method __init__\(self, spec, \*, rngs\); its own is"),
+        ("mixers_of_a_user:Unsaid", r"must have a method __init__\(self, spec, \*, rngs\); it has none"),
         ("mixers_of_a_user:Greedy", r"its own is __init__\(self, spec, width, \*, rngs\): missing .*'width'"),
         ("mixers_of_a_user:Maskless", r"__call__\(self, x, mask, \*, deterministic, rngs\); its own is"),
     ],

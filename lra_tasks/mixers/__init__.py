@@ -99,8 +99,9 @@ def _check_calls(name: str, mixer: type) -> None:
         ("__init__", ("self", "spec"), ("rngs",)),
         ("__call__", ("self", "x", "mask"), ("deterministic", "rngs")),
     ):
-        # Not by `getattr`, by which every class can be called: to make an instance.
-        function = next((vars(base)[method] for base in mixer.__mro__ if method in vars(base)), None)
+        # Not by `getattr`, which also finds what every object and every class has.
+        bases = mixer.__mro__[:-1]
+        function = next((vars(base)[method] for base in bases if method in vars(base)), None)
         wanted = f"{method}({', '.join((*arguments, '*', *keywords))})"
         if function is None:
             raise UsageError(f"The mixer '{name}' must have a method {wanted}; it has none.")
