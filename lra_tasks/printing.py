@@ -68,45 +68,39 @@ def print_report(result: Any, out_dir: Path) -> None:
 
 
 def print_runs(runs: Sequence[Any]) -> None:
-    """Prints `lra_tasks.PastRun`s, one a line, and why some cannot be read."""
+    """Prints `lra_tasks.PastRun`s, a table for each folder they lie in, and why some cannot be read."""
     from lra_tasks.history import steps, title
     from lra_tasks.progress import duration
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    print_table(
-        (
-            "run",
-            "state",
-            "steps",
-            "test, %",
-            "val., %",
-            "time",
-            "date",
-            "task",
-            "preset",
-            "mixer",
-            "seed",
-        ),
-        [
+    folders: dict[tuple[str, str], list[Any]] = {}
+    for run in runs:
+        kind = title(run) if run.preset is None else f"{title(run)}, preset {run.preset}"
+        folders.setdefault((str(run.folder.parent), kind), []).append(run)
+    for number, ((folder, kind), inside) in enumerate(folders.items()):
+        if number:
+            print()
+        print(folder if kind == "-" else f"{folder} ({kind})")
+        told = all(run.config and run.folder.name == run.config.name for run in inside)
+        header = ("run", "state", "steps", "test, %", "val., %", "time", "date", "mixer", "seed")
+        rows = [
             (
-                str(run.folder),
+                run.folder.name,
                 run.state,
                 steps(run),
                 percent(run.test_accuracy),
                 percent(run.validation_accuracy),
                 "-" if run.seconds is None else duration(run.seconds),
-                f"{run.changed:%Y-%m-%d %H:%M}",
-                title(run),
-                run.preset or "-",
+                f"{run.changed:%Y-%m-%d}",
                 "-" if run.config is None else run.config.mixer,
                 "-" if run.config is None else str(run.config.seed),
             )
-            for run in runs
-        ],
-        numbers=True,
-    )
+            for run in inside
+        ]
+        columns = len(header) - 2 if told else len(header)  # the name tells mixer and seed
+        print_table(header[:columns], [row[:columns] for row in rows], numbers=True)
     print_paragraphs(*(f"{run.folder}: {run.problem}" for run in runs if run.problem))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -155,7 +156,11 @@ def test_command(smoke_race, resumable, width):
     env = {"COLUMNS": str(width)}
     listed = arena.lra("runs", cwd=resumable.parent.parent.parent, env=env)
     assert listed.returncode == 0, listed.stderr
-    assert "runs/mine/hrr-seed0" in listed.stdout
+    assert listed.stdout.startswith("runs/mine (listops/smoke)\nrun")
+    assert "\nhrr-seed0  resumable" in listed.stdout
+    assert "mixer" not in listed.stdout  # the name tells
+    if width == 80:
+        assert listed.stdout.count("hrr-seed0") == 1
     assert "resumable" in listed.stdout
     assert "9/11" in listed.stdout
     both = arena.lra("runs", "hrr-seed0", "none-seed1", cwd=smoke_race, env=env)
@@ -166,6 +171,17 @@ def test_command(smoke_race, resumable, width):
     for out in (listed.stdout, both.stdout):
         assert max(map(len, out.splitlines())) <= width
         assert "\x1b" not in out
+
+
+def test_command_names_what_a_folder_does_not(smoke_race, tmp_path):
+    shutil.copytree(smoke_race / "none-seed1", tmp_path / "runs" / "mine")
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "config.json").write_text("{")
+    result = arena.lra("runs", cwd=tmp_path, env={"COLUMNS": "80"})
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^mine +finished .* none +1$", result.stdout, re.MULTILINE)
+    assert re.search(r"^other +unreadable ", result.stdout, re.MULTILINE)
+    assert "runs/other: " in result.stdout
 
 
 def test_command_without_runs(tmp_path):
