@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lra_tasks.config import read_config
 from lra_tasks.errors import UsageError
 from lra_tasks.files import replace, write_json, writing
 from lra_tasks.metrics import Metrics
 from lra_tasks.mixers import ABOUT
 from lra_tasks.plotting import STYLE, colours, spread
+from lra_tasks.presets import preset_of
 from lra_tasks.progress import duration
 from lra_tasks.tasks import get_task
 
@@ -232,7 +234,7 @@ def report(out_dir: str | os.PathLike[str]) -> Report:
         title=summaries[0]["title"],
         rows=rows,
         references=_references(out_dir, summaries[0]["data"]["identity"]),
-        notes=(*_ratios(rows), *_parameter_rule(rows), *_notes(rows, summaries)),
+        notes=(*_ratios(rows), *_parameter_rule(rows), *_notes(rows, summaries), *_smoke_rule(folders[0])),
         environment=summaries[0]["environment"],
         data=summaries[0]["data"],
     )
@@ -288,6 +290,13 @@ def _parameter_rule(rows: Sequence[Row]) -> list[str]:
         return []
     shares = ", ".join(f"{mixer} {100 * (number / base - 1):+.1f} %" for mixer, number in numbers.items())
     return [f"Parameters against softmax, of which the arena allows 10 % more: {shares}."]
+
+
+def _smoke_rule(folder: Path) -> list[str]:
+    """Returns a warning where a run, and so all, has the settings of the preset that is no race."""
+    if preset_of(read_config(folder)) != "smoke":
+        return []
+    return ["Preset smoke: a proof that everything runs. Its few steps teach a model nothing."]
 
 
 def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str]:

@@ -18,7 +18,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lra_tasks import Report, UsageError, compare, data, report, reporting
+from lra_tasks import Report, UsageError, compare, data, preset, report, reporting
+from lra_tasks.config import from_json, to_json
 from lra_tasks.tasks import get_task, listops
 
 FILES = ("report.md", "report.csv", "report.json", "report.png")
@@ -220,6 +221,16 @@ def test_what_a_report_says_of_its_data_protocol_and_parameters(smoke_race, tmp_
     assert "the step chosen" not in plain
     assert "padding" not in plain
     assert "allows" not in plain
+
+
+def test_a_report_on_the_preset_smoke_says_that_it_is_no_race(smoke_race, tmp_path):
+    shutil.copytree(smoke_race, tmp_path / "race", ignore=shutil.ignore_patterns("report.*"))
+    warning = "Its few steps teach a model nothing."
+    assert warning not in report(tmp_path / "race").markdown()  # its budget is a test's, not the preset's
+    for path in (tmp_path / "race").glob("*/config.json"):
+        config = from_json(path.read_text())
+        path.write_text(to_json(dataclasses.replace(config, **vars(preset("listops", "smoke")))))
+    assert warning in report(tmp_path / "race").markdown()
 
 
 def test_own_reports_are_written_anew(smoke_race, tmp_path):
