@@ -59,10 +59,9 @@ def main() -> None:
     parser.add_argument("--out-dir", type=Path, default=FOLDER, help="folder of the notebooks")
     arguments = parser.parse_args()
     chosen = [p for p in sources() if not arguments.names or p.name.startswith(tuple(arguments.names))]
-    if not chosen:
-        parser.error(
-            f"NAME must begin a name of {', '.join(p.stem for p in sources())}; got {arguments.names}."
-        )
+    unknown = [name for name in arguments.names if not any(p.name.startswith(name) for p in sources())]
+    if unknown:
+        parser.error(f"NAME must begin a name of {', '.join(p.stem for p in sources())}; got {unknown}.")
     for path in chosen:
         began = time.monotonic()
         notebook = read(path)

@@ -20,9 +20,9 @@ Expected. The targets of `TARGETS`, set before the fast implementation was writt
 11.3 T·D floats with backward and 4.1 without, 1.9 times the projections, and a core about as fast as the
 authors'; the projections themselves 5.0 and 2.0, the authors' 14.1 with backward. Memory grows as T^1.00.
 
-Results, in experiments/results with their environment. All targets are met at every T. Earlier records on the
-same machine had the core at up to 0.5 of the authors' time: softmax ran in the same rounds, and the gigabytes
-that it left behind slowed what came next. It has rounds of its own now, after the others.
+Results, in experiments/results with their environment. All targets are met at every T that they are for.
+Earlier records on the same machine had the core at up to 0.5 of the authors' time: softmax ran in the same
+rounds, and the gigabytes that it left behind slowed what came next. It has rounds of its own now, at the end.
 """
 
 import dataclasses

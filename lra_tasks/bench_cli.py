@@ -142,7 +142,8 @@ class BenchTrain:
     preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
     """Of the task text, where the model comes from."""
     repeats: int = 10
-    """Rounds at most; in each, every mixer makes a step, in an order shuffled anew."""
+    """Rounds at most; in each, every mixer makes a step, in an order shuffled anew. softmax has its own,
+    after the others, which the memory it leaves behind would slow."""
     seconds: float = 30.0
     """Time for the rounds of a length, of which three are made in any case; what takes longer for one step is
     left out."""

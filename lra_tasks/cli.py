@@ -494,10 +494,14 @@ def exit_codes() -> Iterator[None]:
     def again(lost: Any) -> None:
         """Sends the signal once more if what it raised was dropped, as in JAX's callback of the collector."""
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            threading.Timer(0.1, os.kill, (os.getpid(), received[0])).start()
+            timer = threading.Timer(0.1, os.kill, (os.getpid(), received[0]))
+            timer.daemon = True
+            timer.start()
+            timers.append(timer)
         else:
             otherwise(lost)
 
+    timers: list[threading.Timer] = []
     otherwise, sys.unraisablehook = sys.unraisablehook, again
     signal.signal(signal.SIGTERM, end)
     try:
@@ -519,6 +523,8 @@ def exit_codes() -> Iterator[None]:
         sys.exit(1)
     finally:
         sys.unraisablehook = otherwise
+        for timer in timers:
+            timer.cancel()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -549,7 +555,7 @@ def _parse(arguments: list[str]) -> Any:
         return _parse_bench(rest)
     default: Any = None
     if name in ("train", "compare"):
-        task, chosen = _task_and_preset(rest)
+        task, chosen = _task_and_preset(COMMANDS[name], rest)
         settings = preset(task or "listops", chosen)
         default = COMMANDS[name](settings=settings, task=task or tyro.MISSING, preset=chosen)
     return tyro.cli(
@@ -582,9 +588,15 @@ def _parse_bench(arguments: list[str]) -> Any:
     )
 
 
-def _task_and_preset(arguments: list[str]) -> tuple[str | None, str]:
+def _task_and_preset(command: type[Any], arguments: list[str]) -> tuple[str | None, str]:
     """Finds the two values that decide the defaults of all others, before the rest is parsed."""
-    before = ["", *arguments]
+    switches = {
+        f"--{no}{field.name}"
+        for field in dataclasses.fields(command)
+        if field.type is bool
+        for no in ("", "no-")
+    }
+    before = ["", *("" if argument in switches else argument for argument in arguments)]
     words = [
         argument
         for flag, argument in zip(before, arguments, strict=False)

@@ -106,8 +106,9 @@ def print_runs(runs: Sequence[Any]) -> None:
 
 def print_compared(folders: Sequence[Path], compared: Mapping[str, Sequence[tuple[str, ...]]]) -> None:
     """Prints what `lra_tasks.history.compared` found, each group as a table."""
-    above = os.path.commonpath([folder.parent for folder in folders])
-    names = [os.path.relpath(folder, above) for folder in folders]
+    paths = [folder.absolute() for folder in folders]
+    above = os.path.commonpath([path.parent for path in paths])
+    names = [os.path.relpath(path, above) for path in paths]
     for group, lines in compared.items():
         if lines:
             print_table((group, *names), lines)
@@ -136,6 +137,6 @@ def print_list(*sentences: str) -> None:
     """Prints sentences one below the other, each with a dash; lines break between words."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     for sentence in sentences:
         console.print(f"- {sentence}")

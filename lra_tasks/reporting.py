@@ -375,6 +375,9 @@ def _name_mixers(axes: Any, rows: Sequence[Row], radii: Sequence[float], colour:
     axes.figure.draw_without_rendering()  # the layout decides how far apart values are
     scale = 72 / axes.figure.dpi
     points = [scale * axes.transData.transform((row.examples_per_second, row.accuracy)) for row in rows]
+    top = scale * axes.bbox.y1
+    short = [row.mixer.rpartition(":")[2] for row in rows]
+    names = short if len(set(short)) == len(rows) else [row.mixer for row in rows]
     above = [up + radius + NAME_HEIGHT / 2 + 2 for (_, up), radius in zip(points, radii, strict=True)]
     columns: list[list[int]] = []  # of names that would touch if they had one height
     for number in sorted(range(len(rows)), key=lambda number: points[number][0]):
@@ -385,12 +388,13 @@ def _name_mixers(axes: Any, rows: Sequence[Row], radii: Sequence[float], colour:
     for column in columns:
         column.sort(key=above.__getitem__)
         places = spread([above[number] for number in column], NAME_HEIGHT)
-        lift = max(0.0, above[column[0]] - places[0])  # up only: below a name is its disk
+        lift = max(0.0, above[column[0]] - places[0])  # up, since below a name is its disk, if there is room
+        lift -= max(0.0, places[-1] + lift + NAME_HEIGHT / 2 - top)
         for number, place in zip(column, places, strict=True):
             row, own = rows[number], colour[rows[number].mixer]
             moved = place + lift - above[number] > 1
             axes.annotate(
-                f"{row.mixer.rpartition(':')[2]}\n{row.peak_bytes / 1e6:,.0f} MB",
+                f"{names[number]}\n{row.peak_bytes / 1e6:,.0f} MB",
                 (row.examples_per_second, row.accuracy),
                 (0, place + lift - points[number][1]),
                 textcoords="offset points",
@@ -400,7 +404,7 @@ def _name_mixers(axes: Any, rows: Sequence[Row], radii: Sequence[float], colour:
                 color=own,
                 fontweight="bold",
                 arrowprops={"arrowstyle": "-", "color": own, "linewidth": 0.8} if moved else None,
-            )
+            ).set_in_layout(False)  # or the axes would make room
 
 
 def _apart(lines: dict[str, float], distance: float) -> list[tuple[str, float]]:

@@ -9,8 +9,8 @@ WORD = 16  # characters of a longer word, a path for example, may break
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
     """Prints a plain table that fits the terminal, or 80 columns where the output is piped.
 
-    Names and numbers stay whole, other cells break between words. What is too wide even so is printed as
-    several tables, each with the first column and as many of the others as fit, one at least.
+    Names and numbers stay whole if they fit at all, other cells break between words. What is too wide even so
+    is printed as several tables, each with the first column and as many of the others as fit, one at least.
 
     Args:
       header: a title for each column.
@@ -21,11 +21,12 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     cells = list(zip(header, *rows, strict=True))
     longest = [max(map(len, column)) for column in cells]
     half = console.width // 2
-    whole = [longest[0] <= half, *(numbers for _ in cells[1:])]
+    room = console.width - min(longest[0], half) - GAP
+    whole = [longest[0] <= half, *(numbers and width <= room for width in longest[1:])]
     words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in cells]
     least = [longest[n] if whole[n] else min(WORD, words[n]) for n in range(len(cells))]
     least[0] = min(longest[0], half)
@@ -54,7 +55,7 @@ def print_paragraphs(*paragraphs: str) -> None:
     """Prints paragraphs with an empty line before each; lines break between words."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for paragraph in paragraphs:
         console.print(f"\n{paragraph}", markup=False)
 

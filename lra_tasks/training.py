@@ -31,7 +31,8 @@ from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
 from lra_tasks.tensorboard import Curves, check_installed
 
-CLAIM = "config.json.new"  # what a kill may leave in a folder before it is a run's
+LOCK = ".lock"
+BEFORE = {LOCK, "config.json.new"}  # what a kill may leave in a folder before it is a run's
 
 
 @dataclasses.dataclass
@@ -148,13 +149,19 @@ def train(
     with contextlib.ExitStack() as held:
         with processes.together():
             _check_memory(compiled, config)
-            reads_padding = first and program.reads_padding()
-            if reads_padding:
-                progress.say(f"{label}: what stands in padding changes what this mixer makes of the rest")
+        # On all processes: there are compilers that wait for those of the others.
+        reads_padding = program.reads_padding()
+        if reads_padding:
+            progress.say(f"{label}: what stands in padding changes what this mixer makes of the rest")
+        with processes.together():
             if first:
+                with _unwritable(run_dir):
+                    run_dir.mkdir(parents=True, exist_ok=True)
+                    taken = f"{run_dir} is being trained by process PID; wait for it, or end it."
+                    held.enter_context(locked(run_dir / LOCK, taken))
+                check_folder(run_dir, config)  # again: another may have taken it since
+                _check_data(run_dir, origin)
                 _claim(run_dir, config, origin)
-                taken = f"{run_dir} is being trained by process PID; wait for it, or end it."
-                held.enter_context(locked(run_dir / ".lock", taken))
         if processes.count() > 1:
             _check_shared(run_dir)
         checkpoints = held.enter_context(contextlib.closing(Checkpoints(run_dir / "checkpoints")))
@@ -297,8 +304,8 @@ def evaluate(
       `accuracy` in percent, `loss`, `num_examples`, and the `step` of the parameters.
 
     Raises:
-      UsageError: if there is no run or no checkpoint, for a length beyond the model's positions, or in one
-        of several processes.
+      UsageError: if there is no run or no checkpoint, for other data than the run began on, for a length
+        beyond the model's positions, or in one of several processes.
     """
     if processes.count() > 1:
         raise UsageError("An evaluation is for one process; several train a run, which one then evaluates.")
@@ -308,6 +315,10 @@ def evaluate(
     if length is not None:
         data.check_length(data.load(task, split, data_dir, config=config.dataset, verify=False), length)
     source = data.open_splits(config, data_dir)[split]
+    manifest = data.checked_manifest(data.Place(task, config.dataset, data_dir), verify=False)
+    _check_data(run_dir, {"dataset": manifest["dataset"], "identity": data.identity(manifest)})
+    devices = jax.device_count()  # those of training may have been others
+    config = dataclasses.replace(config, batch_size=devices * math.ceil(config.batch_size / devices))
     program = Program(config, task)
     state = program.init()
     with contextlib.closing(Checkpoints(run_dir / "checkpoints")) as checkpoints:
@@ -353,12 +364,12 @@ def check_folder(run_dir: Path, config: Config) -> None:
                 f"{run_dir} holds a run of another configuration; nothing was changed. It differs in"
                 f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one."
             )
-    elif run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - {CLAIM}):
+    elif run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - BEFORE):
         raise UsageError(f"{run_dir} holds something that is no run. Give another folder for this one.")
 
 
 def _check_data(run_dir: Path, origin: dict[str, Any]) -> None:
-    """Refuses to go on with a run on other data than it began with."""
+    """Refuses a run on other data than it began with."""
     path = run_dir / "data.json"
     if path.is_file() and json.loads(path.read_text())["identity"] != origin["identity"]:
         raise UsageError(
@@ -426,13 +437,18 @@ def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:
 
 
 def _claim(run_dir: Path, config: Config, origin: dict[str, Any]) -> None:
-    """Makes the run's folder, with its configuration first: from then on it is known as this run's."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+    """Fills the run's folder, with its configuration first: from then on it is known as this run's."""
+    with _unwritable(run_dir):
         replace(run_dir / "config.json", to_json(config))
         write_json(run_dir / "data.json", origin)
         write_json(run_dir / "env.json", environment())
         (run_dir / "checkpoints").mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def _unwritable(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UsageError(f"The run's folder {run_dir} cannot be written: {error}.") from error
 

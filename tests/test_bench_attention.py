@@ -26,6 +26,7 @@ from lra_tasks.bench_plot import Line, plot_attention, plot_train
 from lra_tasks.bench_train import TrainSettings, bench_train
 from lra_tasks.errors import UsageError
 from lra_tasks.plotting import spread
+from lra_tasks.tables import print_table
 
 PNG = b"\x89PNG"
 TINY = AttentionSettings(lengths=(16, 32), width=16, num_heads=2, batch_size=2, repeats=3, seconds=60.0)
@@ -388,6 +389,55 @@ def test_what_would_take_too_long_is_a_row(monkeypatch):
     )
 
 
+def test_softmax_has_rounds_of_its_own_after_all_others(monkeypatch):
+    rounds = []
+    measure = costing.measure
+
+    def noted(calls, **options):
+        rounds.append({name for _, name in calls})
+        return measure(calls, **options)
+
+    monkeypatch.setattr(costing, "measure", noted)
+    settings = AttentionSettings(
+        contestants=("softmax", "hrr", "authors", "projections"),
+        lengths=(16, 8),
+        width=8,
+        num_heads=1,
+        repeats=1,
+    )
+    rows = bench_attention(settings)["rows"]
+    layer, core = {"hrr", "authors", "projections"}, {"hrr", "authors"}
+    after = [{"softmax", "projections"}] * 2 + [{"softmax", "authors"}] * 2
+    assert rounds == [layer, layer, core, core, *after]
+    assert [(row["level"], row["length"], row["direction"], row["contestant"]) for row in rows] == [
+        (level, length, direction, name)
+        for level in ("layer", "core")
+        for length in (8, 16)
+        for direction in ("forward", "both")
+        for name in settings.contestants
+        if (level, name) != ("core", "projections")
+    ]
+    assert all(row["ratio"] is not None and row["rounds"] == 1 for row in rows)
+
+
+def test_training_steps_of_softmax_come_after_the_others(monkeypatch):
+    rounds = []
+    measure = costing.measure
+
+    def noted(calls, **options):
+        rounds.append(set(calls))
+        return measure(calls, **options)
+
+    monkeypatch.setattr(costing, "measure", noted)
+    settings = TrainSettings(
+        mixers=("softmax", "hrr", "none"), lengths=(16,), batch_size=8, preset="smoke", repeats=1
+    )
+    rows = bench_train(settings)["rows"]
+    assert rounds == [{"hrr", "none"}, {"softmax", "none"}]
+    assert [row["mixer"] for row in rows] == ["softmax", "hrr", "none"]
+    assert all(row["ratio"] is not None for row in rows)
+
+
 def test_what_does_not_compile_is_a_row(monkeypatch):
     def refuse(query, key, value):
         raise NotImplementedError("no such machine here\nand more")
@@ -501,6 +551,16 @@ def test_pictures(result, trained, tmp_path):
         assert path.read_bytes().startswith(PNG)
     with pytest.raises(UsageError, match="cannot be written"):
         plot_train(trained, tmp_path / "nowhere" / "train.png")
+
+
+def test_what_is_wider_than_the_terminal_is_printed_whole(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "a_module_of_mine.mixers:LocalConvolutionWithGates"
+    print_table(("run", ":x:", "mixer"), [("mine", ":key:", name)], numbers=True)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 40
+    assert name in "".join(line.removeprefix("mine").strip() for line in out.splitlines())
+    assert "mine  :key:" in out
 
 
 def test_no_name_is_written_over_another():

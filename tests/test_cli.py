@@ -19,7 +19,7 @@ import arena
 import pytest
 from rich.console import Console
 
-from lra_tasks import Progress
+from lra_tasks import Progress, cli, preset
 from lra_tasks.cli import COMMANDS
 from lra_tasks.progress import duration
 
@@ -331,6 +331,39 @@ with exit_codes():
     assert result.stdout == "dropped\n"
     assert result.returncode == code
     assert result.stderr.startswith("lra: stopped")
+
+
+def test_a_signal_that_is_dropped_at_the_end_says_nothing():
+    program = f"""
+import gc, os, time
+from lra_tasks.cli import exit_codes
+
+def callback(phase, info):
+    gc.callbacks.clear()
+    os.kill(os.getpid(), {int(signal.SIGINT)})
+    time.sleep(0.01)
+
+with exit_codes():
+    gc.callbacks[:] = [callback]
+    gc.collect()
+time.sleep(0.3)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=arena.environment(), capture_output=True, text=True, timeout=30
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize("switch", ["--tensorboard", "--no-tensorboard", "--tensorboard=True"])
+def test_a_task_after_a_switch_has_its_own_settings(command, switch):
+    """Not those of the task that stands in for one that is not named."""
+    words = [switch, "text", *(["--mixer", "none"] if command == "train" else [])]
+    if "=" in switch:
+        with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit):
+            cli._parse([command, *words])  # tyro has no such form: it says so, and trains nothing
+    else:
+        assert cli._parse([command, *words]).settings == preset("text", "quick")
 
 
 def test_what_else_cannot_be_raised_is_still_told():

@@ -172,6 +172,21 @@ def test_names_of_five_mixers_do_not_touch(smoke_race):
     assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
+def test_names_of_six_mixers_alike_stay_in_the_picture(smoke_race):
+    (row, _) = Report.from_json(json.loads((smoke_race / "report.json").read_text())).rows
+    rows = [dataclasses.replace(row, mixer=f"{letter}:Mean") for letter in "abcdef"]
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    speed, curves = figure.subplots(1, 2)
+    reporting._plot_speed(speed, rows, {"chance": 10.0})
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in speed.texts if "MB" in text.get_text()]
+    assert len({text.get_text() for text in speed.texts if "MB" in text.get_text()}) == 6
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    assert max(box.y1 for box in boxes) <= speed.bbox.y1 + 1
+    assert speed.bbox.height == pytest.approx(curves.bbox.height)
+    assert speed.bbox.height > 0.7 * figure.bbox.height
+
+
 def test_reference_lines(smoke_race, smoke_data):
     references = json.loads((smoke_race / "references.json").read_text())["lines"]
     assert table(smoke_race)["references"] == references

@@ -206,6 +206,7 @@ def test_dropout_follows_its_key(mixer):
 # A mixer of the user's own
 
 MIXERS_OF_A_USER = """
+    import functools
     import jax.numpy as jnp
     from flax import nnx
 
@@ -238,6 +239,24 @@ MIXERS_OF_A_USER = """
     class Careless(Mean):
         def __call__(self, x, mask, *, deterministic, rngs):
             return super().__call__(x, jnp.ones_like(mask), deterministic=deterministic, rngs=rngs)
+
+    class Silent(Careless):
+        def __init__(self, spec, *, rngs):
+            zeros = nnx.initializers.zeros
+            self.out = nnx.Linear(spec.width, spec.width, dtype=spec.dtype, kernel_init=zeros, rngs=rngs)
+
+    class Faint(nnx.Module):
+        def __init__(self, spec, *, rngs):
+            pass
+
+        def __call__(self, x, mask, *, deterministic, rngs):
+            return x + x.mean(axis=1, keepdims=True)
+
+    class Wrapped(Mean):
+        def mix(self, x, mask, extra, *, deterministic, rngs):
+            return super().__call__(x, mask, deterministic=deterministic, rngs=rngs)
+
+        __call__ = functools.partialmethod(mix, extra=1)
 
     class Unsaid(nnx.Module):
         pass
@@ -293,6 +312,8 @@ def reads_padding(mixer, task="listops", **model):
 @pytest.mark.parametrize("model", [{}, {"pooling": "cls"}, {"dtype": "bfloat16"}], ids=str)
 def test_a_mixer_that_reads_padding(model):
     assert reads_padding("mixers_of_a_user:Careless", **model)
+    assert reads_padding("mixers_of_a_user:Silent", **model)  # its output begins as zeros
+    assert reads_padding("mixers_of_a_user:Faint", **model | {"length": 16_384})
     assert not reads_padding("mixers_of_a_user:Careless", "image", **model)  # pictures have none
     for mixer in ("mixers_of_a_user:Mean", "hrr", "softmax", "none"):
         assert not reads_padding(mixer, **model)
@@ -325,6 +346,11 @@ def test_a_mixer_that_keeps_state(name, state):
 def test_a_mixer_that_cannot_be_had(name, message):
     with pytest.raises(UsageError, match=f"The mixer '{name}' .*{message}"):
         get_mixer(name)
+
+
+@pytest.mark.usefixtures("user_module")
+def test_a_mixer_with_a_wrapped_call_is_taken_at_its_word():
+    assert get_mixer("mixers_of_a_user:Wrapped") is not None
 
 
 def test_a_misspelt_mixer():

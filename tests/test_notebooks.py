@@ -124,3 +124,10 @@ def test_an_unknown_name_is_refused() -> None:
     assert ran.returncode == 2
     assert "1_holographic_memory" in ran.stderr
     assert "got ['9']" in ran.stderr
+
+
+def test_a_notebook_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["execute", "1", "9"])
+    with pytest.raises(SystemExit):
+        execute.main()
+    assert "got ['9']" in capsys.readouterr().err

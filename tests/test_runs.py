@@ -184,6 +184,12 @@ def test_command_names_what_a_folder_does_not(smoke_race, tmp_path):
     assert "runs/other: " in result.stdout
 
 
+def test_runs_named_from_here_and_from_the_root(smoke_race):
+    result = arena.lra("runs", "hrr-seed0", smoke_race / "none-seed1", cwd=smoke_race)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^mixer +hrr +none *$", result.stdout, re.MULTILINE)
+
+
 def test_command_without_runs(tmp_path):
     result = arena.lra("runs", cwd=tmp_path)
     assert result.returncode == 2

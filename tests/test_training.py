@@ -27,7 +27,7 @@ from test_tensorboard import assert_curves_are_the_rows
 from lra_tasks import Interrupted, OptimizerConfig, UsageError, data, evaluate, train
 from lra_tasks.checkpoint import Checkpoints
 from lra_tasks.config import to_json
-from lra_tasks.files import write_json
+from lra_tasks.files import locked, write_json
 from lra_tasks.metrics import Metrics
 from lra_tasks.program import Program, make_optimizer, memory_bytes
 from lra_tasks.progress import Silent
@@ -510,6 +510,52 @@ def test_no_data(tmp_path):
     with pytest.raises(UsageError, match="lra prepare listops --config smoke"):
         train(CONFIG, tmp_path / "run", data_dir=tmp_path / "data")
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_on_other_data_than_the_run_began_on(smoke_run, smoke_data, tmp_path):
+    shutil.copytree(smoke_run, tmp_path / "run")
+    origin = json.loads((tmp_path / "run" / "data.json").read_text())
+    write_json(tmp_path / "run" / "data.json", origin | {"identity": "0" * 64})
+    with pytest.raises(UsageError, match=r"began on other examples than .*listops/smoke"):
+        evaluate(tmp_path / "run", data_dir=smoke_data)
+
+
+def test_evaluation_on_devices_that_do_not_divide_the_batch(smoke_run, smoke_data, tmp_path):
+    """As of a run that was trained on others."""
+    shutil.copytree(smoke_run, tmp_path / "run")
+    odd = dataclasses.replace(CONFIG, batch_size=2 * jax.device_count() - 1)
+    (tmp_path / "run" / "config.json").write_text(to_json(odd))
+    result, expected = evaluate(tmp_path / "run", data_dir=smoke_data), arena.summary(smoke_run)
+    assert result["accuracy"] == expected["test_accuracy"]
+    assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
+
+
+def test_a_folder_that_another_run_takes_meanwhile(smoke_data, tmp_path):
+    """While this one compiled: of two commands with one folder the later one changes nothing in it."""
+    run_dir = tmp_path / "run"
+    other = dataclasses.replace(CONFIG, mixer="none")
+
+    def take(message, done):
+        if message.endswith("compiling"):
+            run_dir.mkdir()
+            (run_dir / "config.json").write_text(to_json(other))
+
+    with pytest.raises(UsageError, match=r"holds a run of another configuration.*mixer"):
+        train(CONFIG, run_dir, data_dir=smoke_data, progress=Hook(take))
+    assert (run_dir / "config.json").read_text() == to_json(other)
+    assert not (run_dir / "data.json").exists()
+    shutil.rmtree(run_dir)
+    with contextlib.ExitStack() as held:
+
+        def lock(message, done):
+            if message.endswith("compiling"):
+                run_dir.mkdir()
+                held.enter_context(locked(run_dir / ".lock", "free"))
+
+        with pytest.raises(UsageError, match=r"is being trained by process"):
+            train(CONFIG, run_dir, data_dir=smoke_data, progress=Hook(lock))
+        assert [path.name for path in run_dir.iterdir()] == [".lock"]
+    assert train(dataclasses.replace(CONFIG, num_steps=1), run_dir, data_dir=smoke_data)  # left so by a kill
 
 
 def test_evaluation_without_a_checkpoint(smoke_run, smoke_data, tmp_path):

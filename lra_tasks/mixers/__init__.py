@@ -105,10 +105,12 @@ def _check_calls(name: str, mixer: type) -> None:
         wanted = f"{method}({', '.join((*arguments, '*', *keywords))})"
         if function is None:
             raise UsageError(f"The mixer '{name}' must have a method {wanted}; it has none.")
+        if not inspect.isfunction(function):  # some wrapper, that knows for itself what it takes
+            continue
+        signature = inspect.signature(function)
         try:
-            inspect.signature(function).bind(*arguments, **dict.fromkeys(keywords))
+            signature.bind(*arguments, **dict.fromkeys(keywords))
         except TypeError as error:
             raise UsageError(
-                f"The mixer '{name}' must have a method {wanted}; its own is"
-                f" {method}{inspect.signature(function)}: {error}."
+                f"The mixer '{name}' must have a method {wanted}; its own is {method}{signature}: {error}."
             ) from error
