@@ -312,12 +312,14 @@ def preset(task: str, name: str) -> Settings:
 
 
 def preset_of(config: Config) -> str | None:
-    """Returns the name of the preset whose settings a run has, every one of them, or None.
+    """Returns the name of its task's preset whose settings a run has, every one of them, or None.
 
     >>> preset_of(Config(task="listops", seed=3, **vars(preset("listops", "lra"))))
     'lra'
     """
     settings = Settings(**{name: getattr(config, name) for name in Settings.__dataclass_fields__})
+    if config.task not in _SETTINGS:  # a task of the user's own
+        return None
     return next((name for name in PRESETS if preset(config.task, name) == settings), None)
 
 

@@ -212,6 +212,11 @@ def test_presets_are_known_again(task):
         assert folder_name(task, name, preset(task, name)) == f"{task}-{name}"
 
 
+def test_a_task_of_the_users_own_has_no_presets():
+    config = lra_tasks.Config(task="parity", **vars(preset("listops", "quick")))
+    assert preset_of(config) is None
+
+
 def test_other_settings_have_other_folders():
     settings = preset("listops", "smoke")
     wider = dataclasses.replace(
