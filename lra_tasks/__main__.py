@@ -1,4 +1,4 @@
-"""`python -m lra_tasks`, the command `lra` where scripts are not on the PATH."""
+"""`python -m lra_tasks`: the command `lra`, where scripts are not on the PATH."""
 
 from lra_tasks.cli import main
 

@@ -621,7 +621,3 @@ def _print_help() -> None:
         print(f"  {name:<12}{(command.__doc__ or '').splitlines()[0]}")
     print("\nStart with:  lra compare listops --mixers hrr softmax none")
     print("More on one: lra COMMAND --help")
-
-
-if __name__ == "__main__":
-    main()

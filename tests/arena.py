@@ -63,7 +63,7 @@ RACE = ("--preset", "smoke", "--mixers", "hrr", "none", "--seeds", "0", "1", "--
 
 
 def command(*arguments):
-    return [sys.executable, "-W", "error", "-m", "lra_tasks.cli", *map(str, arguments)]
+    return [sys.executable, "-W", "error", "-m", "lra_tasks", *map(str, arguments)]
 
 
 def lra(*arguments, env=None, cwd=None, timeout=120):
