@@ -20,15 +20,19 @@
 # [colab]: https://colab.research.google.com/github/hrrformer/hrrformer/blob/main/colab/4_how_cost_grows.ipynb
 
 # %%
+import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
 
 if "google.colab" in sys.modules:  # elsewhere the library is installed as its README says
-    tpu = "tpu" if os.environ.get("COLAB_TPU_1VM") else ""
-    accelerator = "cuda12" if os.path.exists("/dev/nvidia0") else tpu
+    plugins = {"jax_cuda12_plugin": "cuda12", "jax_cuda13_plugin": "cuda13", "libtpu": "tpu"}
+    accelerators = ",".join(plugins[name] for name in plugins if importlib.util.find_spec(name))
+    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX, so they go together
+    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # as it is: this kernel has loaded it already
     library = "hrrformer[lra] @ git+https://github.com/hrrformer/hrrformer"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", f"jax[{accelerator}]", library]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", jax_and_plugins, numpy, library]
     subprocess.run(pip, check=True)
 
 # %%
