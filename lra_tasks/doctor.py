@@ -12,8 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from lra_tasks.tasks import ARENA
 
@@ -108,7 +111,8 @@ def doctor(
         codes = (f"import {module}" for module in PACKAGES.values())
         imported = dict(zip(PACKAGES, threads.map(_try, codes), strict=True))
     lines = [Line("Python", f"{platform.python_version()}, {sys.executable}")]
-    lines += [_package(name, imported[name]) for name in PACKAGES]
+    needed = _needed()
+    lines += [_package(name, imported[name], needed.get(name)) for name in PACKAGES]
     lines += [_optional(name, *OPTIONAL[name]) for name in OPTIONAL]
     if not imported["jax"].failed:
         lines += _devices(devices.result(), _accelerators(), os.environ)
@@ -139,7 +143,20 @@ def _last(text: str) -> str:
     return lines[-1].strip() if lines else ""
 
 
-def _package(name: str, imported: Attempt) -> Line:
+def _needed() -> dict[str, SpecifierSet]:
+    """Which versions of its packages the arena needs, as its own metadata say."""
+    try:
+        requirements = [Requirement(line) for line in requires("hrrformer") or ()]
+    except PackageNotFoundError:  # its line says so
+        return {}
+    return {
+        requirement.name: requirement.specifier
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate({"extra": "lra"})
+    }
+
+
+def _package(name: str, imported: Attempt, needed: SpecifierSet | None) -> Line:
     try:
         found = version(name)
     except PackageNotFoundError:
@@ -147,6 +164,9 @@ def _package(name: str, imported: Attempt) -> Line:
     if imported.failed:
         advice = f"It cannot be imported. Run: pip install --force-reinstall {name}"
         return Line(name, f"{found}, broken: {imported.error}", advice, fatal=True)
+    if needed is not None and not needed.contains(found, prereleases=True):
+        advice = "Run: pip install --upgrade 'hrrformer[lra]'"
+        return Line(name, f"{found}, where {needed} is needed", advice, fatal=True)
     return Line(name, found)
 
 

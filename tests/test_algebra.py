@@ -1,7 +1,10 @@
 """The algebra's laws, its gradients, and its behaviour where division by zero is near."""
 
 import functools
+import subprocess
+import sys
 
+import arena
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -413,3 +416,22 @@ def test_hrr_normal(dtype):
     assert np.sum(x**2, axis=-1).mean() == pytest.approx(1.0, rel=0.03)
     with pytest.raises(ValueError, match="size of at least 1"):
         hrr.hrr_normal(jax.random.key(0), ())
+
+
+SIDE_BY_SIDE = """
+import jax
+import hrrformer as hrr
+
+@jax.jit
+def many(x):
+    return [hrr.bind(hrr.unit(row), row * number) for number, row in enumerate(x)]
+
+x = hrr.hrr_normal(jax.random.key(0), (8, 512, 1024))
+for _ in range(50):
+    jax.block_until_ready(many(x))
+"""
+
+
+def test_transforms_side_by_side_end():
+    """With jax 0.11.1 and 0.11.2 they wait for each other, each on a thread that the other needs."""
+    subprocess.run([sys.executable, "-c", SIDE_BY_SIDE], env=arena.environment(), timeout=120, check=True)

@@ -57,6 +57,15 @@ def test_a_missing_package(quick, monkeypatch):
     assert line == Line("no-such-package", "missing", "Run: pip install 'hrrformer[lra]'", fatal=True)
 
 
+def test_a_version_that_does_not_go(quick, monkeypatch):
+    installed = looks.version
+    monkeypatch.setattr(looks, "version", lambda name: "0.11.1" if name == "jax" else installed(name))
+    lines = found(doctor())
+    assert lines["jax"].found == "0.11.1, where !=0.11.1,!=0.11.2,>=0.10 is needed"
+    assert lines["jax"].advice == "Run: pip install --upgrade 'hrrformer[lra]'"
+    assert [line.what for line in lines.values() if line.fatal] == ["jax"]
+
+
 def test_a_missing_optional_package(quick, monkeypatch):
     monkeypatch.setattr(looks, "OPTIONAL", {"no-such-package": ("extra", "what for")})
     line = found(doctor())["no-such-package"]
