@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from hrrformer import bind, cosine_similarity, hrr_attention, hrr_normal, unbind
+from lra_tasks.plotting import COLOURS, colours
 
 FOLDER = Path(__file__).parent / "pictures"
 RECORDED = Path(__file__).parent.parent / "experiments" / "results" / "attention_cost.json"
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
+BLUE, ORANGE, GREY = COLOURS[:3]
 WIDTH = 4.6  # inches
 STYLE = {
     "axes.spines.right": False,
@@ -107,9 +108,9 @@ def weights() -> Figure:
         )
         rows[f"weight w at temperature {temperature:g}"] = result[0]
     figure, axes = plt.subplots(len(rows), 1, figsize=(WIDTH, 5.0), sharex=True)
-    colours = [ORANGE if token < asking else BLUE for token in range(length)]
+    inks = [ORANGE if token < asking else BLUE for token in range(length)]
     for each, (title, heights) in zip(axes, rows.items(), strict=True):
-        each.bar(np.arange(1, length + 1), np.array(heights), color=colours)
+        each.bar(np.arange(1, length + 1), np.array(heights), color=inks)
         each.set_title(title)
     for each in axes[1:]:
         each.axhline(1 / length, color="black", linewidth=0.8, linestyle=":")
@@ -138,7 +139,7 @@ def cost() -> Figure:
     """What experiments/attention_cost.py recorded of a layer, forward and backward, against T."""
     rows = json.loads(RECORDED.read_text())["rows"]
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 6.0), sharex=True)
-    for name, colour in (("softmax", GREY), ("authors", ORANGE), ("hrr", BLUE), ("projections", GREEN)):
+    for name, colour in colours(("softmax", "authors", "hrr", "projections")).items():
         place = (name, "layer", "both")
         own = [row for row in rows if (row["contestant"], row["level"], row["direction"]) == place]
         timed = [row for row in own if row["seconds"] is not None]

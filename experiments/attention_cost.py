@@ -38,7 +38,7 @@ from lra_tasks.bench_cli import print_apart, print_attention
 from lra_tasks.bench_plot import plot_attention
 from lra_tasks.bench_train import TrainSettings
 from lra_tasks.bench_train import measure_apart as train_apart
-from lra_tasks.cli import exit_codes
+from lra_tasks.errors import exit_codes
 from lra_tasks.files import write_json
 from lra_tasks.tables import print_table
 

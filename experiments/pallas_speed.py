@@ -41,7 +41,7 @@ import tyro
 from hrrformer import hrr_attention, passes
 from hrrformer.pallas import FusedPasses
 from lra_tasks import Progress
-from lra_tasks.cli import exit_codes
+from lra_tasks.errors import exit_codes
 from lra_tasks.files import write_json
 from lra_tasks.metrics import environment
 from lra_tasks.tables import print_table

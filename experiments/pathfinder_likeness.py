@@ -47,7 +47,7 @@ import numpy as np
 import tyro
 from scipy import ndimage
 
-from lra_tasks.cli import exit_codes
+from lra_tasks.errors import exit_codes
 from lra_tasks.files import write_json
 from lra_tasks.metrics import environment
 from lra_tasks.tables import print_table

@@ -17,7 +17,7 @@ import jax
 import tyro
 
 from lra_tasks import Config, Progress, preset
-from lra_tasks.cli import exit_codes
+from lra_tasks.errors import exit_codes
 from lra_tasks.files import write_json
 from lra_tasks.metrics import environment
 from lra_tasks.presets import PRESETS

@@ -9,8 +9,7 @@ import tyro
 
 from lra_tasks import Config, Progress, Settings, compare
 from lra_tasks.benchmark import compiled_temp_bytes
-from lra_tasks.cli import exit_codes
-from lra_tasks.errors import unknown_name
+from lra_tasks.errors import exit_codes, unknown_name
 from lra_tasks.files import write_json
 from lra_tasks.printing import print_report
 from lra_tasks.tables import print_table

@@ -90,7 +90,7 @@ SABOTEUR = """
 import json, os, signal, sys
 from pathlib import Path
 from lra_tasks import training
-from lra_tasks.cli import exit_codes
+from lra_tasks.errors import exit_codes
 from lra_tasks.config import from_json
 
 config, run_dir, data_dir, name, moment = sys.argv[1:]

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from lra_tasks import Progress, cli, preset
-from lra_tasks.cli import COMMANDS
+from lra_tasks.commands import COMMANDS
 from lra_tasks.progress import duration
 
 ESCAPE = "\x1b"
@@ -312,7 +312,7 @@ def test_a_signal_that_the_garbage_collector_drops_ends_it_nevertheless(number, 
     """JAX has the collector call a Python function; what a signal raises in there goes nowhere."""
     program = f"""
 import gc, os, time
-from lra_tasks.cli import exit_codes
+from lra_tasks.errors import exit_codes
 
 def callback(phase, info):
     gc.callbacks.clear()
@@ -336,7 +336,7 @@ with exit_codes():
 def test_a_signal_that_is_dropped_at_the_end_says_nothing():
     program = f"""
 import gc, os, time
-from lra_tasks.cli import exit_codes
+from lra_tasks.errors import exit_codes
 
 def callback(phase, info):
     gc.callbacks.clear()
@@ -368,7 +368,7 @@ def test_a_task_after_a_switch_has_its_own_settings(command, switch):
 
 def test_what_else_cannot_be_raised_is_still_told():
     program = """
-from lra_tasks.cli import exit_codes
+from lra_tasks.errors import exit_codes
 
 class Careless:
     def __del__(self):

@@ -8,7 +8,7 @@ import arena
 import pytest
 
 from lra_tasks.bench_cli import BENCHES
-from lra_tasks.cli import COMMANDS
+from lra_tasks.commands import COMMANDS
 from lra_tasks.completion import script
 from lra_tasks.mixers import MIXERS
 from lra_tasks.presets import PRESETS
