@@ -18,6 +18,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from lra_tasks.memory import total_and_free
 from lra_tasks.tasks import ARENA
 
 # Distribution → the module whose import shows that it works, each a process of its own.
@@ -230,14 +231,11 @@ def _installed(accelerator: Accelerator) -> str:
 
 
 def _memory() -> Line:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    meminfo = Path("/proc/meminfo")  # Linux alone has it
-    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
-    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    if not free:
+    total, free = total_and_free()
+    if free is None:
         return Line("memory", _gigabytes(total))
-    advice = "End what else is running, or train on another machine." if free[0] < LITTLE else ""
-    return Line("memory", f"{_gigabytes(total)}, {_gigabytes(free[0])} of them free", advice)
+    advice = "End what else is running, or train on another machine." if free < LITTLE else ""
+    return Line("memory", f"{_gigabytes(total)}, {_gigabytes(free)} of them free", advice)
 
 
 def _processors() -> Line:

@@ -1,7 +1,6 @@
 """The compiled side of a run: the model, its optimiser, one training step, one evaluation."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jaxtyping import Array, Int
 from lra_tasks import data
 from lra_tasks.config import Config, OptimizerConfig
 from lra_tasks.errors import UsageError
+from lra_tasks.memory import total_and_free
 from lra_tasks.model import Block, Classifier
 from lra_tasks.progress import Progress
 from lra_tasks.tasks import Examples, Task
@@ -280,11 +280,6 @@ def free_bytes() -> int | None:
     """Returns the memory a program may take on this process's first device; None if that is not known."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        try:
-            lines = Path("/proc/meminfo").read_text().splitlines()
-        except OSError:
-            return None
-        (kilobytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-        return 1024 * int(kilobytes)
+        return total_and_free()[1]
     stats = device.memory_stats() or {}
     return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None

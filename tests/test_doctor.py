@@ -74,6 +74,20 @@ def test_a_missing_optional_package(quick, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("memory", "told", "advised"),
+    [
+        ((8 * 10**9, 5 * 10**9), "8.0 GB, 5.0 GB of them free", False),
+        ((8 * 10**9, 5 * 10**8), "8.0 GB, 0.5 GB of them free", True),
+        ((8 * 10**9, None), "8.0 GB", False),
+    ],
+)
+def test_memory(quick, monkeypatch, memory, told, advised):
+    monkeypatch.setattr(looks, "total_and_free", lambda: memory)
+    line = found(doctor())["memory"]
+    assert (line.found, bool(line.advice), line.fatal) == (told, advised, False)
+
+
+@pytest.mark.parametrize(
     ("accelerators", "environ", "advice"),
     [
         ([], {}, None),

@@ -1,0 +1,49 @@
+"""How much memory the machine has, or the container or batch job that this process is held to."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def total_and_free(root: Path = Path("/")) -> tuple[int, int | None]:
+    """Returns the bytes of memory that this process may take, and how many of them are free.
+
+    The least of what the machine has and what the limits of Linux's control groups leave: those of containers
+    (Docker, Kubernetes), batch jobs (SLURM) and services, of the group itself and of all that it is in. What
+    holds files that can be read again counts as free. None where the system does not tell what is free, as
+    macOS does not.
+
+    Args:
+      root: where /proc and /sys are.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if not (root / "proc/meminfo").is_file():
+        return total, None
+    lines = (root / "proc/meminfo").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    free = 1024 * int(kilobytes)
+    for limit, used in _limits(root):
+        total, free = min(total, limit), min(free, max(0, limit - used))
+    return total, free
+
+
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """What each group that this process is in may take at most, and what it holds beside files; in bytes."""
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif controllers == "memory":  # version 1
+            mount = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # In a container the path may be the host's, which is not to be seen: then its root is the group.
+        folder = mount.joinpath(*(part for part in Path(path).parts if part not in ("/", "..")))
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(mount) and (group / names[0]).is_file():
+                limit, used = ((group / name).read_text().strip() for name in names[:2])
+                if limit != "max":
+                    kept = dict(text.split() for text in (group / "memory.stat").read_text().splitlines())
+                    yield int(limit), int(used) - int(kept[names[2]])
