@@ -17,11 +17,11 @@ def total_and_free(root: Path = Path("/")) -> tuple[int, int | None]:
       root: where /proc and /sys are.
     """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if not (root / "proc/meminfo").is_file():
+    lines = _read(root / "proc/meminfo").splitlines()
+    available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    if not available:
         return total, None
-    lines = (root / "proc/meminfo").read_text().splitlines()
-    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    free = 1024 * int(kilobytes)
+    (free,) = available
     for limit, used in _limits(root):
         total, free = min(total, limit), min(free, max(0, limit - used))
     return total, free
@@ -29,8 +29,7 @@ def total_and_free(root: Path = Path("/")) -> tuple[int, int | None]:
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
     """What each group that this process is in may take at most, and what it holds beside files; in bytes."""
-    groups = root / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.is_file() else ():
+    for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
             mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
@@ -42,8 +41,13 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
         # In a container the path may be the host's, which is not to be seen: then its root is the group.
         folder = mount.joinpath(*(part for part in Path(path).parts if part not in ("/", "..")))
         for group in (folder, *folder.parents):
-            if group.is_relative_to(mount) and (group / names[0]).is_file():
-                limit, used = ((group / name).read_text().strip() for name in names[:2])
-                if limit != "max":
-                    kept = dict(text.split() for text in (group / "memory.stat").read_text().splitlines())
-                    yield int(limit), int(used) - int(kept[names[2]])
+            if group.is_relative_to(mount):
+                limit, used = (_read(group / name).strip() for name in names[:2])
+                if limit.isdigit() and used.isdigit():  # and not "max"
+                    held = dict(row.split() for row in _read(group / "memory.stat").splitlines())
+                    yield int(limit), int(used) - int(held.get(names[2], 0))
+
+
+def _read(path: Path) -> str:
+    """What a file says; nothing if it is not there: some systems have fewer of them."""
+    return path.read_text() if path.is_file() else ""

@@ -62,6 +62,17 @@ def test_the_strictest_of_all_groups_counts(root, version):
     assert total_and_free(root) == (4_000_000, 500_000)
 
 
+def test_a_sandbox_that_tells_less(root):
+    be_in(root, "/", 1)
+    hold(root, "", 8_000_000, 3_000_000, 1_000_000, 1)
+    (root / "sys/fs/cgroup/memory/memory.stat").unlink()
+    assert total_and_free(root) == (8_000_000, 5_000_000)
+    (root / "sys/fs/cgroup/memory/memory.usage_in_bytes").unlink()
+    assert total_and_free(root) == (MACHINE, 10_240_000)
+    (root / "proc/meminfo").write_text("MemTotal: 20000 kB\n")
+    assert total_and_free(root) == (MACHINE, None)
+
+
 def test_a_group_above_its_limit(root):
     be_in(root, "/")
     hold(root, "", 1_000_000, 1_500_000, 0)
