@@ -143,7 +143,7 @@ def cost() -> Figure:
         place = (name, "layer", "both")
         own = [row for row in rows if (row["contestant"], row["level"], row["direction"]) == place]
         timed = [row for row in own if row["seconds"] is not None]
-        style = {"marker": "o", "color": colour, "label": name}
+        style = {"marker": "o", "color": colour, "label": name, "zorder": 3 if name == "hrr" else 2}
         above.loglog([row["length"] for row in timed], [row["seconds"] for row in timed], **style)
         below.loglog([row["length"] for row in own], [row["temp_bytes"] / 1e6 for row in own], **style)
     above.set(ylabel="seconds")

@@ -24,7 +24,7 @@ from lra_tasks.tasks import get_task
 COLUMNS = ("mixer", "seeds", "accuracy, %", "parameters", "examples/s", "memory", "time")
 ORDER = "comparison.json"  # the names of the runs' folders, in the order of the table
 REFERENCES = "references.json"  # the reference lines, and the identity of the data they were measured on
-NAME_WIDTH, NAME_HEIGHT = 90, 28  # points that a mixer's name and memory take
+LETTER, NAME_HEIGHT = 7, 28  # points that a letter takes, and a mixer's name above its memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,10 +378,13 @@ def _name_mixers(axes: Any, rows: Sequence[Row], radii: Sequence[float], colour:
     top = scale * axes.bbox.y1
     short = [row.mixer.rpartition(":")[2] for row in rows]
     names = short if len(set(short)) == len(rows) else [row.mixer for row in rows]
+    texts = [f"{name}\n{row.peak_bytes / 1e6:,.0f} MB" for name, row in zip(names, rows, strict=True)]
+    half = [LETTER / 2 * (1 + max(map(len, text.split("\n")))) for text in texts]
     above = [up + radius + NAME_HEIGHT / 2 + 2 for (_, up), radius in zip(points, radii, strict=True)]
     columns: list[list[int]] = []  # of names that would touch if they had one height
-    for number in sorted(range(len(rows)), key=lambda number: points[number][0]):
-        if columns and points[number][0] - points[columns[-1][-1]][0] < NAME_WIDTH:
+    for number in sorted(range(len(rows)), key=lambda number: points[number][0] - half[number]):
+        left = points[number][0] - half[number]
+        if columns and left < max(points[other][0] + half[other] for other in columns[-1]):
             columns[-1].append(number)
         else:
             columns.append([number])
@@ -394,7 +397,7 @@ def _name_mixers(axes: Any, rows: Sequence[Row], radii: Sequence[float], colour:
             row, own = rows[number], colour[rows[number].mixer]
             moved = place + lift - above[number] > 1
             axes.annotate(
-                f"{names[number]}\n{row.peak_bytes / 1e6:,.0f} MB",
+                texts[number],
                 (row.examples_per_second, row.accuracy),
                 (0, place + lift - points[number][1]),
                 textcoords="offset points",
