@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from typing import TYPE_CHECKING
 
 from lra_tasks.memory import total_and_free
 from lra_tasks.tasks import ARENA
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 # Distribution → the module whose import shows that it works, each a process of its own.
 PACKAGES = {
@@ -31,6 +32,7 @@ PACKAGES = {
     "optax": "optax",
     "orbax-checkpoint": "orbax.checkpoint",
     "grain": "grain",
+    "protobuf": "google.protobuf",
     "tensorflow-datasets": "tensorflow_datasets",
 }
 OPTIONAL = {"tensorboardX": ("tensorboard", "writes curves for TensorBoard")}  # → extra, what it is for
@@ -144,11 +146,13 @@ def _last(text: str) -> str:
     return lines[-1].strip() if lines else ""
 
 
-def _needed() -> dict[str, SpecifierSet]:
+def _needed() -> "dict[str, SpecifierSet]":
     """Which versions of its packages the arena needs, as its own metadata say."""
     try:
+        from packaging.requirements import Requirement
+
         requirements = [Requirement(line) for line in requires("hrrformer") or ()]
-    except PackageNotFoundError:  # its line says so
+    except (ImportError, PackageNotFoundError):  # their lines say so
         return {}
     return {
         requirement.name: requirement.specifier
@@ -157,7 +161,7 @@ def _needed() -> dict[str, SpecifierSet]:
     }
 
 
-def _package(name: str, imported: Attempt, needed: SpecifierSet | None) -> Line:
+def _package(name: str, imported: Attempt, needed: "SpecifierSet | None") -> Line:
     try:
         found = version(name)
     except PackageNotFoundError:
@@ -166,7 +170,8 @@ def _package(name: str, imported: Attempt, needed: SpecifierSet | None) -> Line:
         advice = f"It cannot be imported. Run: pip install --force-reinstall {name}"
         return Line(name, f"{found}, broken: {imported.error}", advice, fatal=True)
     if needed is not None and not needed.contains(found, prereleases=True):
-        advice = "Run: pip install --upgrade 'hrrformer[lra]'"
+        plugins = [extra for extra, plugin in PLUGINS.items() if _version(plugin)]  # each fits one JAX
+        advice = f"Run: pip install --upgrade 'hrrformer[{','.join(['lra', *plugins])}]' '{name}{needed}'"
         return Line(name, f"{found}, where {needed} is needed", advice, fatal=True)
     return Line(name, found)
 
@@ -222,12 +227,17 @@ def _devices(attempt: Attempt, accelerators: Sequence[Accelerator], environ: Map
 def _installed(accelerator: Accelerator) -> str:
     """The distribution that should bring JAX to the device, or nothing."""
     for extra, name in PLUGINS.items():
-        if (extra == "tpu") == (accelerator.platform == "tpu"):
-            try:
-                return f"{name} {version(name)}"
-            except PackageNotFoundError:
-                continue
+        if (extra == "tpu") == (accelerator.platform == "tpu") and (found := _version(name)):
+            return f"{name} {found}"
     return ""
+
+
+def _version(name: str) -> str:
+    """That of an installed distribution, or nothing."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def _memory() -> Line:

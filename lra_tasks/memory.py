@@ -32,22 +32,27 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
-            mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+            mount = root / "sys/fs/cgroup"
+            most, now, prefix = "memory.max", "memory.current", ""
         elif controllers == "memory":  # version 1
             mount = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            most, now, prefix = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
         else:
             continue
         # In a container the path may be the host's, which is not to be seen: then its root is the group.
         folder = mount.joinpath(*(part for part in Path(path).parts if part not in ("/", "..")))
         for group in (folder, *folder.parents):
             if group.is_relative_to(mount):
-                limit, used = (_read(group / name).strip() for name in names[:2])
+                limit, used = (_read(group / name).strip() for name in (most, now))
                 if limit.isdigit() and used.isdigit():  # and not "max"
                     held = dict(row.split() for row in _read(group / "memory.stat").splitlines())
-                    yield int(limit), int(used) - int(held.get(names[2], 0))
+                    files = (int(held.get(f"{prefix}{use}active_file", 0)) for use in ("", "in"))
+                    yield int(limit), int(used) - sum(files)
 
 
 def _read(path: Path) -> str:
-    """What a file says; nothing if it is not there: some systems have fewer of them."""
-    return path.read_text() if path.is_file() else ""
+    """What a file says; nothing if it is not to be read: some systems have fewer of them."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

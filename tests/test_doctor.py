@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 
 import arena
 import pytest
@@ -57,13 +58,22 @@ def test_a_missing_package(quick, monkeypatch):
     assert line == Line("no-such-package", "missing", "Run: pip install 'hrrformer[lra]'", fatal=True)
 
 
-def test_a_version_that_does_not_go(quick, monkeypatch):
+@pytest.mark.parametrize(("plugins", "extras"), [({}, "lra"), ({"cuda12": "numpy"}, "lra,cuda12")])
+def test_a_version_that_does_not_go(quick, monkeypatch, plugins, extras):
+    """A plugin fits one version of JAX, so that the two are installed together."""
+    monkeypatch.setattr(looks, "PLUGINS", plugins)
     installed = looks.version
-    monkeypatch.setattr(looks, "version", lambda name: "0.11.1" if name == "jax" else installed(name))
+    monkeypatch.setattr(looks, "version", lambda name: "0.11.2" if name == "jaxlib" else installed(name))
     lines = found(doctor())
-    assert lines["jax"].found == "0.11.1, where !=0.11.1,!=0.11.2,>=0.10 is needed"
-    assert lines["jax"].advice == "Run: pip install --upgrade 'hrrformer[lra]'"
-    assert [line.what for line in lines.values() if line.fatal] == ["jax"]
+    assert lines["jaxlib"].found == "0.11.2, where !=0.11.1,!=0.11.2 is needed"
+    command = f"pip install --upgrade 'hrrformer[{extras}]' 'jaxlib!=0.11.1,!=0.11.2'"
+    assert lines["jaxlib"].advice == f"Run: {command}"
+    assert [line.what for line in lines.values() if line.fatal] == ["jaxlib"]
+
+
+def test_a_doctor_without_packaging(quick, monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    assert not [line for line in doctor() if line.fatal]
 
 
 def test_a_missing_optional_package(quick, monkeypatch):

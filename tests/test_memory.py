@@ -8,8 +8,8 @@ from lra_tasks.memory import total_and_free
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 NAMES = {
-    2: ("memory.max", "memory.current", "inactive_file"),
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", ""),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 }
 
 
@@ -29,10 +29,11 @@ def be_in(root, path, version=2, others="1:cpu,cpuacct:/\n"):
 def hold(root, group, limit, used, files, version=2):
     folder = root / "sys/fs/cgroup" / ("" if version == 2 else "memory") / group
     folder.mkdir(parents=True, exist_ok=True)
-    most, current, inactive = NAMES[version]
+    most, current, prefix = NAMES[version]
     (folder / most).write_text(f"{limit}\n")
     (folder / current).write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 5\n{inactive} {files}\nother 7\n")
+    text = f"anon 5\n{prefix}active_file {files // 4}\n{prefix}inactive_file {files - files // 4}\nother 7\n"
+    (folder / "memory.stat").write_text(text)
 
 
 def test_without_groups(root):

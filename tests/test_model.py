@@ -287,15 +287,15 @@ def program(mixer):
 
 
 def test_the_first_token_costs_no_more_than_the_mean():
-    """As x[:, 0] it took twice the time of `none`; XLA computed some things twice."""
+    """As x[:, 0] it reads and writes a seventh more, and takes twice the time of `none`."""
 
-    def flops(pooling):
+    def moved(pooling):
         sizes = {"length": 2000, "width": 32, "mlp_features": 64, "num_layers": 1}
         config = dataclasses.replace(make_config(mixer="none", pooling=pooling, **sizes), batch_size=8)
         step = Program(config, get_task("listops"))
-        return step.compile(step.init()).cost_analysis()["flops"]
+        return step.compile(step.init()).cost_analysis()["bytes accessed"]
 
-    assert flops("first") <= 1.01 * flops("mean")
+    assert moved("first") <= 1.03 * moved("mean")
 
 
 @pytest.mark.usefixtures("user_module")
