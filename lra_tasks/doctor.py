@@ -32,6 +32,7 @@ PACKAGES = {
     "optax": "optax",
     "orbax-checkpoint": "orbax.checkpoint",
     "grain": "grain",
+    "packaging": "packaging.requirements",
     "protobuf": "google.protobuf",
     "tensorflow-datasets": "tensorflow_datasets",
 }

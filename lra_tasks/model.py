@@ -154,7 +154,7 @@ class Classifier(nnx.Module):
         for block in self.blocks:
             x = block(x, mask, deterministic=deterministic, rngs=rngs)
         if self.pooling != "mean":
-            # Not x[:, 0]: its gradient is a padding, and XLA on CPU computes twice what is done with it.
+            # Not x[:, 0]: its gradient is a padding, and XLA on CPU does some of its work twice.
             first = jnp.arange(x.shape[1])[:, None] == 0
             return jnp.sum(jnp.where(first, x.astype(jnp.float32), 0.0), axis=1)
         weights = mask.astype(jnp.float32) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)

@@ -433,5 +433,5 @@ for _ in range(50):
 
 
 def test_transforms_side_by_side_end():
-    """With jax 0.11.1 and 0.11.2 they wait for each other, each on a thread that the other needs."""
+    """With jaxlib 0.11.1 and 0.11.2 they wait for each other, each on a thread that the other needs."""
     subprocess.run([sys.executable, "-c", SIDE_BY_SIDE], env=arena.environment(), timeout=120, check=True)
