@@ -29,8 +29,8 @@ compare: $(VENV)/lra
 	@$(BIN)/python -m experiments.listops_race quick --data-dir data
 
 arena: $(VENV)/lra
-	@test -n "$(MANUAL)" || $(BIN)/python tests/stand_ins.py $(ARENA)/sources
-	@$(BIN)/lra prepare all --config smoke --unofficial --manual-dir $(or $(MANUAL),$(ARENA)/sources) --data-dir $(ARENA)
+	@test -n "$(MANUAL)" || $(BIN)/python tests/helpers/stand_ins.py $(ARENA)/sources
+	@$(BIN)/lra prepare all --variant smoke --unofficial --manual-dir $(or $(MANUAL),$(ARENA)/sources) --data-dir $(ARENA)
 	@for task in listops text retrieval image pathfinder pathx; do \
 		$(BIN)/lra train $$task --preset smoke --data-dir $(ARENA) --run-dir runs/arena-$(notdir $(ARENA))/$$task || exit; \
 	done
@@ -62,13 +62,13 @@ check-wheel: dist
 	@echo "installing the wheel into $(VENV)-plain"
 	@$(BIN)/python -m venv --clear $(VENV)-plain
 	@$(ALIVE) $(VENV)-plain/bin/python -m pip install --disable-pip-version-check -q dist/*.whl
-	@$(VENV)-plain/bin/python tests/plain.py
+	@$(VENV)-plain/bin/python tests/helpers/plain.py
 
 test-wheel: dist
 	@echo "installing the wheel with [lra,dev] into $(VENV)-wheel"
 	@$(BIN)/python -m venv --clear $(VENV)-wheel
 	@$(ALIVE) $(VENV)-wheel/bin/python -m pip install --disable-pip-version-check -q "$$(echo dist/*.whl)[lra,dev]"
-	@$(VENV)-wheel/bin/python tests/installed.py dist/*.tar.gz -n 2 --dist worksteal -q $(TESTS)
+	@$(VENV)-wheel/bin/python tests/helpers/installed.py dist/*.tar.gz -n 2 --dist worksteal -q $(TESTS)
 
 notebooks: $(VENV)/dev
 	@$(BIN)/python -m colab.execute

@@ -63,8 +63,10 @@ print(jax.devices())
 # drawn here, from a seed.
 
 # %%
-lra_tasks.prepare("listops", data_dir, config="smoke")  # a few of the arena's kind; "default" for all of them
-examples = lra_tasks.load("listops", "train", data_dir, config="smoke")
+lra_tasks.prepare(
+    "listops", data_dir, variant="smoke"
+)  # a few of the arena's kind; "default" for all of them
+examples = lra_tasks.load("listops", "train", data_dir, variant="smoke")
 for number in range(3):
     text = examples.task.render(examples[number]["tokens"])
     print(f"{text[:60]} … = {examples[number]['label']}   ({len(examples[number]['tokens']):,} tokens)")
@@ -78,7 +80,7 @@ for number in range(3):
 # %%
 quick = lra_tasks.preset("listops", "quick")
 steps = dataclasses.replace(
-    quick, dataset="smoke", num_steps=100, eval_every=20, eval_examples=128, log_every=5
+    quick, variant="smoke", num_steps=100, eval_every=20, eval_examples=128, log_every=5
 )
 tiny = lra_tasks.preset("listops", "smoke")
 settings = {"default": steps, "small": tiny}[size]
@@ -165,7 +167,7 @@ display(Markdown(report.table()))
 # %%
 lines = "\n".join(f"| {name} | {value:.1f} |" for name, value in report.references.items())
 display(Markdown(f"| guess | test accuracy, % |\n| --- | ---: |\n{lines}"))
-num_test = len(lra_tasks.load("listops", "test", data_dir, config="smoke"))
+num_test = len(lra_tasks.load("listops", "test", data_dir, variant="smoke"))
 error = 100 * np.sqrt(0.35 * 0.65 / num_test)
 print(f"{num_test} test examples: an accuracy of 35 % is uncertain by ± {error:.1f} (one standard error)")
 

@@ -42,8 +42,8 @@ from pathlib import Path
 import jax
 from IPython.display import Image, Markdown, display
 
-from lra_tasks.bench_attention import AttentionSettings, bench_attention
-from lra_tasks.bench_plot import plot_attention
+from lra_tasks.bench.attention import AttentionSettings, bench_attention
+from lra_tasks.bench.plot import plot_attention
 
 K = 1024
 size = os.environ.get("HRRFORMER_NOTEBOOK_SIZE", "default")  # the tests set "small"

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from hrrformer import bind, cosine_similarity, hrr_attention, hrr_normal, unbind
-from lra_tasks.plotting import COLOURS, colours
+from lra_tasks.reporting.style import COLOURS, colours
 
 FOLDER = Path(__file__).parent / "pictures"
 RECORDED = Path(__file__).parent.parent / "experiments" / "results" / "attention_cost.json"

@@ -8,7 +8,7 @@ authors' formulation, and does a million tokens fit a small machine?
 
 Setting. D = 512, 8 heads, batch 1, float32, T = 1,024 to 131,072; random inputs; forward and backward is the
 loss and its gradient in parameters and inputs. "hrr" chooses its implementation itself. "projections" is the
-layer without attention, "authors" the published formulation, both in `lra_tasks.contestants`. Rounds in
+layer without attention, "authors" the published formulation, both in `lra_tasks.bench.baselines`. Rounds in
 shuffled order, medians, ratios within rounds; softmax last, in rounds of its own. Then one layer of width 64
 at T = 1,048,576, and a training step of a whole one-layer model (Text's preset "quick"), each in a process of
 its own.
@@ -33,14 +33,14 @@ from typing import Any, NamedTuple
 import tyro
 
 from lra_tasks import Progress
-from lra_tasks.bench_attention import AttentionSettings, bench_attention
-from lra_tasks.bench_cli import print_apart, print_attention
-from lra_tasks.bench_plot import plot_attention
-from lra_tasks.bench_train import TrainSettings
-from lra_tasks.bench_train import measure_apart as train_apart
-from lra_tasks.errors import exit_codes
+from lra_tasks.bench.attention import AttentionSettings, bench_attention
+from lra_tasks.bench.plot import plot_attention
+from lra_tasks.bench.train import TrainSettings
+from lra_tasks.bench.train import measure_apart as train_apart
+from lra_tasks.cli.bench import print_apart, print_attention
+from lra_tasks.cli.exit_codes import exit_codes
+from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
-from lra_tasks.tables import print_table
 
 RESULTS = Path(__file__).parent / "results"
 CONTESTANTS = ("hrr", "authors", "softmax", "projections")

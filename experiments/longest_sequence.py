@@ -20,11 +20,11 @@ from pathlib import Path
 import tyro
 
 from lra_tasks import Progress
-from lra_tasks.bench_attention import AttentionSettings, longest_length
-from lra_tasks.errors import exit_codes
+from lra_tasks.bench.attention import AttentionSettings, longest_length
+from lra_tasks.cli.exit_codes import exit_codes
+from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
-from lra_tasks.metrics import environment
-from lra_tasks.tables import print_table
+from lra_tasks.training.metrics import environment
 
 RESULTS = Path(__file__).parent / "results"
 CONTESTANTS = ("projections", "hrr", "authors", "softmax")

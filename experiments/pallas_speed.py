@@ -41,10 +41,10 @@ import tyro
 from hrrformer import hrr_attention, passes
 from hrrformer.pallas import FusedPasses
 from lra_tasks import Progress
-from lra_tasks.errors import exit_codes
+from lra_tasks.cli.exit_codes import exit_codes
+from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
-from lra_tasks.metrics import environment
-from lra_tasks.tables import print_table
+from lra_tasks.training.metrics import environment
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE, TINY = (8, 16_384, 8), (1, 200, 2)  # B, T, N

@@ -1,6 +1,6 @@
 """Our Pathfinder pictures beside the arena's: their looks, the speed they are drawn at, what gives them away.
 
-Question. The pictures of `lra_tasks.tasks.snakes` are drawn by another algorithm than the arena's. Are they
+Question. `lra_tasks.tasks.pathfinder.drawing` draws by another algorithm than the arena's. Are its pictures
 of the same kind, and as hard?
 
     python -m experiments.pathfinder_likeness            the tables
@@ -47,12 +47,13 @@ import numpy as np
 import tyro
 from scipy import ndimage
 
-from lra_tasks.errors import exit_codes
+from lra_tasks.cli.exit_codes import exit_codes
+from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
-from lra_tasks.metrics import environment
-from lra_tasks.tables import print_table
-from lra_tasks.tasks.pathfinder import CONTOUR_LENGTHS, SIZES, find_discs, references
-from lra_tasks.tasks.snakes import Scene, images, scene
+from lra_tasks.tasks.pathfinder.drawing import Scene, images, scene
+from lra_tasks.tasks.pathfinder.references import find_discs, references
+from lra_tasks.tasks.pathfinder.sizes import CONTOUR_LENGTHS, SIZES
+from lra_tasks.training.metrics import environment
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 0

@@ -17,13 +17,14 @@ import jax
 import tyro
 
 from lra_tasks import Config, Progress, preset
-from lra_tasks.errors import exit_codes
+from lra_tasks.cli.exit_codes import exit_codes
+from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
-from lra_tasks.metrics import environment
 from lra_tasks.presets import PRESETS
-from lra_tasks.program import Program, memory_bytes
-from lra_tasks.tables import print_table
 from lra_tasks.tasks import get_task
+from lra_tasks.training.memory import memory_bytes
+from lra_tasks.training.metrics import environment
+from lra_tasks.training.step import Program
 
 RESULTS = Path(__file__).parent / "results"
 MIXERS = ("hrr", "softmax", "none")

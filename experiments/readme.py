@@ -7,7 +7,7 @@ What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the
 `<!-- memory: NAME -->` by the memory of a training step, by preset and mixer, after
 `<!-- cost: NAME -->` by targets and what was measured, and after `<!-- longest: NAME -->` by the longest
 sequences that fit.
-`tests/test_readme.py` fails while a page and results disagree.
+`tests/project/test_readme.py` fails while a page and results disagree.
 """
 
 import json

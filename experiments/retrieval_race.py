@@ -16,7 +16,7 @@ from lra_tasks import preset
 RACES = {
     "quick": Race(preset("retrieval", "quick")),
     "seeds": Race(preset("retrieval", "quick"), seeds=(0, 1, 2)),
-    "small": Race(dataclasses.replace(preset("retrieval", "small"), dataset="acl"), seeds=(0, 1, 2)),
+    "small": Race(dataclasses.replace(preset("retrieval", "small"), variant="acl"), seeds=(0, 1, 2)),
 }
 
 if __name__ == "__main__":

@@ -20,37 +20,39 @@ from lra_tasks.presets import preset
 from lra_tasks.tasks import get_task
 
 if TYPE_CHECKING:
-    from lra_tasks.checking import Finding, check
     from lra_tasks.comparison import compare
-    from lra_tasks.data import load
-    from lra_tasks.history import PastRun, runs
-    from lra_tasks.mixers import Mixer, MixerSpec
-    from lra_tasks.model import Classifier
-    from lra_tasks.preparation import Outcome, prepare, prepare_all, prepare_part
+    from lra_tasks.data.dataset import load
+    from lra_tasks.data.prepare import Outcome, prepare, prepare_all, prepare_part
+    from lra_tasks.data.verify import Finding, check
+    from lra_tasks.model.encoder import Classifier
+    from lra_tasks.model.mixers import Mixer, MixerSpec
     from lra_tasks.progress import Progress
-    from lra_tasks.reporting import Report, report
-    from lra_tasks.training import evaluate, train
+    from lra_tasks.reporting.history import PastRun, runs
+    from lra_tasks.reporting.report import report
+    from lra_tasks.reporting.results import Report
+    from lra_tasks.training.evaluate import evaluate
+    from lra_tasks.training.loop import train
 
 # Imported at first use: they need JAX and Flax, and `lra --help` must answer at once.
 _HOMES = {
-    "Classifier": "model",
-    "Finding": "checking",
-    "Mixer": "mixers",
-    "MixerSpec": "mixers",
-    "Outcome": "preparation",
-    "PastRun": "history",
+    "Classifier": "model.encoder",
+    "Finding": "data.verify",
+    "Mixer": "model.mixers",
+    "MixerSpec": "model.mixers",
+    "Outcome": "data.prepare",
+    "PastRun": "reporting.history",
     "Progress": "progress",
-    "Report": "reporting",
-    "check": "checking",
+    "Report": "reporting.results",
+    "check": "data.verify",
     "compare": "comparison",
-    "evaluate": "training",
-    "load": "data",
-    "prepare": "preparation",
-    "prepare_all": "preparation",
-    "prepare_part": "preparation",
-    "report": "reporting",
-    "runs": "history",
-    "train": "training",
+    "evaluate": "training.evaluate",
+    "load": "data.dataset",
+    "prepare": "data.prepare",
+    "prepare_all": "data.prepare",
+    "prepare_part": "data.prepare",
+    "report": "reporting.report",
+    "runs": "reporting.history",
+    "train": "training.loop",
 }
 
 __all__ = [

@@ -5,16 +5,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lra_tasks import data, processes
 from lra_tasks.config import Config, Settings
+from lra_tasks.data import dataset, location
+from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import UsageError
 from lra_tasks.files import write_json
-from lra_tasks.preparation import prepare
-from lra_tasks.program import Program
 from lra_tasks.progress import Progress, Silent
-from lra_tasks.reporting import ORDER, REFERENCES, Report, report
-from lra_tasks.tensorboard import check_installed
-from lra_tasks.training import check_folder, train
+from lra_tasks.reporting.report import ORDER, REFERENCES, report
+from lra_tasks.reporting.results import Report
+from lra_tasks.training import processes
+from lra_tasks.training.loop import train
+from lra_tasks.training.run_folder import check_folder
+from lra_tasks.training.step import Program
+from lra_tasks.training.tensorboard import check_installed
 
 
 def compare(
@@ -65,25 +68,25 @@ def compare(
         for mixer in dict.fromkeys(mixers)
         for seed in dict.fromkeys(seeds)
     ]
-    record = data.record(task, settings.dataset, data_dir)
-    title = record.title(settings.dataset)
+    record = dataset.record(task, settings.variant, data_dir)
+    title = record.title(settings.variant)
     # What is wrong with the last mixer shows before the first one trains.
     progress.show(f"{title}: checking the mixers")
     for config in configs:
         if config.seed == configs[0].seed:
             Program(config, record).check()
         check_folder(out_dir / config.name, config)
-    prepare(record, data_dir, config=settings.dataset, progress=progress.show)
+    prepare(record, data_dir, variant=settings.variant, progress=progress.show)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:
         train(config, out_dir / config.name, data_dir=data_dir, tensorboard=tensorboard, progress=progress)
     references = out_dir / REFERENCES
-    manifest = data.read_manifest(data.Place(record, settings.dataset, data_dir))
-    identity = data.identity(manifest)
+    manifest = location.read_manifest(location.DatasetDir(record, settings.variant, data_dir))
+    identity = location.identity(manifest)
     if not references.is_file() or json.loads(references.read_text())["data"] != identity:
         progress.show(f"{title}: measuring the reference lines")
-        splits = data.open_splits(configs[0], data_dir)
+        splits = dataset.open_splits(configs[0], data_dir)
         lines = record.references(splits["train"], splits["test"])
         write_json(references, {"data": identity, "lines": lines})
     progress.show(f"{title}: writing the report")

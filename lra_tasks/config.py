@@ -72,7 +72,7 @@ class Settings:
     """All that the mixers of a comparison share.
 
     Attributes:
-      dataset: config of the task's builder, "smoke" for example.
+      variant: which dataset of the task, "smoke" for example.
       protocol: "held-out" chooses the step on the validation split and uses the test split once. "paper" is
         the habit of the arena and its followers, for tasks whose validation split is cut from the training
         split: it trains on both, and chooses the step on the test split.
@@ -88,7 +88,7 @@ class Settings:
       log_every: steps between rows in metrics.jsonl.
     """
 
-    dataset: str = "default"
+    variant: str = "default"
     protocol: Literal["held-out", "paper"] = "held-out"
     length: int = 2000
     model: ModelConfig = ModelConfig()

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -66,3 +67,8 @@ def replace(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes indented JSON in the same way."""
     replace(path, json.dumps(content, indent=2) + "\n")
+
+
+def describe(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

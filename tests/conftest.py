@@ -23,12 +23,12 @@ import jaxtyping
 
 jaxtyping.install_import_hook("hrrformer", "beartype.beartype")
 
-import arena  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from helpers import arena  # noqa: E402
 
-collect_ignore = ["plain.py"]  # a program for an environment without the arena, and no tests
+collect_ignore = ["helpers/plain.py"]  # a program for an environment without the arena, and no tests
 
 # The same examples on every run; HYPOTHESIS_PROFILE=search looks for new ones.
 hypothesis.settings.register_profile("same", deadline=None, max_examples=30, derandomize=True)

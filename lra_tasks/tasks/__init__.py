@@ -1,8 +1,13 @@
 """The tasks by name: one module a task, one line here."""
 
 from lra_tasks.errors import unknown_name
-from lra_tasks.tasks import byte_files, image, listops, pathfinder, retrieval, text
-from lra_tasks.tasks.base import SPLITS, Examples, Task
+from lra_tasks.task import SPLITS, Examples, Task
+from lra_tasks.tasks.byte_files import task as byte_files
+from lra_tasks.tasks.image import task as image
+from lra_tasks.tasks.listops import task as listops
+from lra_tasks.tasks.pathfinder import task as pathfinder
+from lra_tasks.tasks.retrieval import task as retrieval
+from lra_tasks.tasks.text import task as text
 
 __all__ = ["ARENA", "SPLITS", "TASKS", "Examples", "Task", "get_task"]
 

@@ -1,0 +1,1 @@
+"""What attention, a training step and the data pipeline cost."""

@@ -1,0 +1,1 @@
+"""Prepared datasets: made, checked, opened, batched."""

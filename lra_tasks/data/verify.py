@@ -1,0 +1,239 @@
+"""Checks prepared datasets anew: their files, and what stands in them.
+
+The manifest is not the last word. What the code knows of a dataset is held against it too: the number of
+examples, which splits may repeat one another, whether the labels are balanced, what a label has to be where
+it follows from the input, and, of a drawn dataset, a part of every split, drawn again.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lra_tasks.data.contents import contents, violations
+from lra_tasks.data.dataset import load
+from lra_tasks.data.location import MANIFEST, DatasetDir, damage, data_root, read_manifest
+from lra_tasks.data.prepare import Progress, count_records, make_builder
+from lra_tasks.errors import UsageError
+from lra_tasks.sources import parts
+from lra_tasks.sources.parts import Part
+from lra_tasks.tasks import SPLITS, TASKS, Task, get_task
+
+NAMED = 3  # of the examples that are wrong in one way, so many are named
+
+
+@dataclass
+class Finding:
+    """What `check` found of one dataset.
+
+    Attributes:
+      dataset: Builder, variant and version, as in the folder's path.
+      problems: Sentences on what is wrong; none if all is well.
+      num_examples: split → count, as read; empty if it was not read.
+      labels: split → label → count.
+      size: Bytes of the files.
+      mend: What to do about the problems.
+    """
+
+    dataset: str
+    problems: list[str] = field(default_factory=list)
+    num_examples: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    size: int = 0
+    mend: str = ""
+
+    def shares(self) -> str:
+        """The least and the most frequent label's share of a split, over all splits, in percent."""
+        shares = [
+            100 * count / sum(counts.values()) for counts in self.labels.values() for count in counts.values()
+        ]
+        return f"{min(shares):.1f} to {max(shares):.1f}" if shares else ""
+
+
+def check(
+    data_dir: str | os.PathLike[str] | None = None,
+    tasks: Iterable[str] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Checks every prepared dataset in a folder; one that is wrong does not stop the others.
+
+    Of each: the size and SHA-256 of every file; what its examples are, against the manifest; the number of
+    examples; repeated examples, where the task does not allow them; the balance of the labels, where it is
+    known; every label that follows from its input; of a drawn dataset, one part of every split, drawn again.
+
+    Args:
+      data_dir: As in `lra_tasks.prepare`.
+      tasks: Names of tasks; None takes every task. Of one that is named, there has to be a dataset.
+      progress: Is called with a message, the examples finished and the examples in all (0: unknown).
+
+    Returns:
+      A finding for each dataset, in the order of the tasks; and one for each folder that lies where a dataset
+      would, and is none of this version of `lra_tasks`. Nothing is written.
+
+    Raises:
+      UsageError: There is no such task.
+
+    Cost: some 100 µs an example, and reading all files twice.
+    """
+    tell = progress or (lambda message, done, total: None)
+    wanted = list(TASKS.values()) if tasks is None else [get_task(name) for name in tasks]
+    root = data_root(data_dir)
+    folders = list(dataset_folders(root))
+    findings = []
+    for task in wanted:
+        own = [place for place in (_place(folder, data_dir) for folder in folders) if place is not None]
+        own = [place for place in own if place.task is task]
+        findings += [_check(place, tell) for place in own]
+        if tasks is not None and not own:
+            place = DatasetDir(task, task.variant, data_dir)
+            finding = Finding(task.name, [f"{task.name} is not prepared in {root}."])
+            finding.mend = f"{_command(place, {})} makes its dataset."
+            findings.append(finding)
+    if tasks is None:
+        for folder in folders:
+            if _place(folder, data_dir) is None:
+                known = ", ".join(sorted({str(_relative(task)) for task in TASKS.values()}))
+                findings.append(
+                    Finding(
+                        str(folder.relative_to(root)),
+                        [f"{folder} is no dataset of this version of lra_tasks, whose are {known}."],
+                        mend="Move it away, or prepare the task again.",
+                    )
+                )
+    return findings
+
+
+def dataset_folders(root: Path) -> Iterator[Path]:
+    """Folders where a dataset of ours would lie: lra_NAME/CONFIG/VERSION; none that begins with a dot."""
+    for folder in sorted(root.glob("lra_*/*/*")):
+        if folder.is_dir() and not any(part.startswith(".") for part in folder.relative_to(root).parts):
+            yield folder
+
+
+def _relative(task: Task) -> Path:
+    builder = task.builder_class()
+    return Path(builder.name, "CONFIG", str(builder.VERSION))
+
+
+def _place(folder: Path, data_dir: str | os.PathLike[str] | None) -> DatasetDir | None:
+    """The place of a dataset by its folder; None if no task has one there."""
+    name, variant, version = folder.parts[-3:]
+    tasks = [task for task in TASKS.values() if task.builder_class().name == name]
+    if not tasks or str(tasks[0].builder_class().VERSION) != version:
+        return None
+    try:
+        place = DatasetDir(tasks[0], variant, data_dir)
+    except UsageError:
+        return None
+    # Pathfinder and Path-X have one builder; a variant belongs to the task whose pictures have its size.
+    pixels = getattr(place.builder_class.config_named(variant), "size", 0) ** 2
+    owner = next((task for task in tasks if task.is_arena(variant) or task.length == pixels), tasks[0])
+    return DatasetDir(owner, variant, data_dir)
+
+
+def _command(place: DatasetDir, metadata: dict[str, Any], *options: str) -> str:
+    """The command that makes a dataset of such metadata, with the options that one from files needs."""
+    builder = make_builder(place, lambda message, done, total: None)
+    official = getattr(builder, "official", None)
+    downloaded = official is not None and metadata.get("origin", official.url) == official.url
+    if builder.drawn() is None and not downloaded:
+        options = (*options, "--manual-dir", "FOLDER")
+    if "unofficial" in metadata:
+        options = (*options, "--unofficial")
+    return place.command(*options)
+
+
+def _check(place: DatasetDir, tell: Progress) -> Finding:
+    finding = Finding(str(place.relative), mend=f"{_command(place, {}, '--overwrite')} makes it again.")
+    name = f"checking {place.relative}"
+    tell(name, 0, 0)
+    try:
+        manifest = read_manifest(place)
+        finding.mend = f"{_command(place, manifest['metadata'], '--overwrite')} makes it again."
+        finding.size = sum(path.stat().st_size for path in place.folder.iterdir())
+        finding.problems += damage(place.folder, manifest, verify=True)
+        strays = {path.name for path in place.folder.iterdir()} - {MANIFEST, *manifest["files"]}
+        finding.problems += [f"{stray} is not in the manifest." for stray in sorted(strays)]
+        if not finding.problems:
+            for problem in _check_contents(place, manifest, finding, lambda *n: tell(name, *n)):
+                finding.problems.append(problem)  # at once: those before one that raises are kept
+    except UsageError as error:
+        shorter = f"{place.command('--overwrite')} makes it again."  # ends what `lra_tasks.data` says
+        finding.problems.append(str(error).removesuffix(shorter).rstrip())
+    except Exception as error:  # noqa: BLE001 (whatever a damaged dataset brings about, the next one is checked)
+        finding.problems.append(f"It cannot be read: {error!r}.")
+    return finding
+
+
+def _check_contents(
+    place: DatasetDir, manifest: dict[str, Any], finding: Finding, tell: Callable[[int, int], None]
+) -> Iterator[str]:
+    """Yields what is wrong with the examples of a dataset whose files are what the manifest says."""
+    import tensorflow_datasets as tfds
+
+    builder = make_builder(place, lambda message, done, total: None)
+    drawn = builder.drawn()
+    finding.num_examples = count_records(tfds.builder_from_directory(place.folder))
+    expected = builder.builder_config.num_examples or manifest["num_examples"]
+    for whose, counts in (("The manifest", manifest["num_examples"]), ("The dataset", finding.num_examples)):
+        if counts != expected:
+            yield f"{whose} has {counts} examples, expected {expected}."
+            return  # they could not be read in order
+    num_classes = place.task.num_classes or len(manifest["metadata"]["classes"])
+    splits = {}
+    for split in SPLITS:
+        source = load(place.task, split, place.data_dir, variant=place.variant, verify=False)
+        splits[split] = _Watched(place.task, split, source, num_classes, drawn[split][0] if drawn else None)
+    total = sum(finding.num_examples.values())
+    found = json.loads(json.dumps(contents(splits, lambda done: tell(done, total))))
+    finding.labels = {split: found["splits"][split]["labels"] for split in SPLITS}
+    recorded = manifest["contents"]
+    for split in SPLITS:
+        for key, value in found["splits"][split].items():
+            if value != recorded["splits"][split][key]:
+                yield f"The {key} of {split}: {value}; the manifest has {recorded['splits'][split][key]}."
+    if found["repeats"] != recorded["repeats"]:
+        yield f"Repeated examples: {found['repeats']}; the manifest has {recorded['repeats']}."
+    for violation in violations(found, may_repeat=builder.may_repeat, balanced=builder.balanced):
+        yield f"{violation}."
+    for watched in splits.values():
+        yield from _first(watched.problems)
+
+
+def _first(problems: Sequence[str]) -> Iterator[str]:
+    yield from problems[:NAMED]
+    if len(problems) > NAMED:
+        yield f"And {len(problems) - NAMED:,} more of this kind."
+
+
+class _Watched:
+    """The examples of a split, each looked at as it passes."""
+
+    def __init__(self, task: Task, split: str, source: Any, num_classes: int, part: Part | None) -> None:
+        self.task, self.split, self.source, self.part = task, split, source, part
+        self.num_classes = num_classes
+        self.problems: list[str] = []
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        again = iter(()) if self.part is None else parts.draw(self.part)
+        for example in self.source:
+            what = self._problem(example, next(again, None))
+            if what:
+                self.problems.append(f"Example {example['index']} of {self.split}: {what}")
+            yield example
+
+    def _problem(self, example: dict[str, Any], drawn: tuple[np.ndarray, int] | None) -> str | None:
+        tokens, label = example["tokens"], example["label"]
+        if not 0 <= label < self.num_classes:
+            return f"The label is {label}, expected 0 to {self.num_classes - 1}."
+        if drawn is not None and not np.array_equal(drawn[0], tokens):
+            return "The tokens are not those that are drawn for it."
+        if drawn is not None and drawn[1] != label:
+            return f"The label is {label}; it is drawn with {drawn[1]}."
+        sequences = tokens if isinstance(tokens, tuple) else (tokens,)
+        return next(filter(None, (self.task.validate(sequence, label) for sequence in sequences)), None)

@@ -1,0 +1,187 @@
+"""The encoder every mixer is put into: embedding, positions, blocks, pooling, classifier."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from lra_tasks.config import Config
+from lra_tasks.errors import UsageError
+from lra_tasks.model.mixers import MixerSpec, get_mixer
+
+
+def sinusoidal_positions(length: int, width: int) -> np.ndarray:
+    """Returns the table of Vaswani et al. 2017, (length, width) float32.
+
+    Sines in the first half of the width and cosines in the second, at frequencies 10000^(-2i/width).
+    """
+    frequencies = np.exp(-np.log(10000.0) * np.arange(0, width, 2) / width)
+    angles = np.outer(np.arange(length), frequencies)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width].astype(np.float32)
+
+
+class Block(nnx.Module):
+    """One pre-norm encoder block: x + mixer(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
+        model = config.model
+        width, dtype = model.width, jnp.dtype(model.dtype)
+        norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, rngs=rngs)
+        linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
+        mixer_class = get_mixer(config.mixer)
+        self.mixer_name = config.mixer
+        self.length = config.length + (model.pooling == "cls")
+        if mixer_class is not None:
+            self.mixer_norm = norm()
+            self.mixer = mixer_class(
+                MixerSpec(
+                    width=width,
+                    num_heads=model.num_heads,
+                    qkv_features=model.qkv_features or width,
+                    length=self.length,
+                    dropout_rate=model.dropout_rate,
+                    dtype=dtype,
+                ),
+                rngs=rngs,
+            )
+        self.has_mixer = mixer_class is not None
+        self.mlp_norm = norm()
+        self.mlp_in = linear(width, model.mlp_features)
+        self.mlp_out = linear(model.mlp_features, width)
+        self.dropout = nnx.Dropout(model.dropout_rate)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"],
+        *,
+        deterministic: bool,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B T D"]:
+        drop = functools.partial(self.dropout, deterministic=deterministic, rngs=rngs)
+        if self.has_mixer:
+            mixed = self.mixer(self.mixer_norm(x), mask, deterministic=deterministic, rngs=rngs)
+            got = getattr(mixed, "shape", None)
+            if got != x.shape:
+                raise UsageError(
+                    f"The mixer '{self.mixer_name}' must return an array of the shape of its input,"
+                    f" {x.shape} (batch, length, width); it returned"
+                    f" {got if got is not None else type(mixed).__name__}."
+                )
+            x = x + drop(mixed)
+        return x + drop(self.mlp_out(nnx.gelu(self.mlp_in(self.mlp_norm(x)))))
+
+
+class Classifier(nnx.Module):
+    """A sequence classifier: embedding + positions → blocks → pooling → norm → Dense-GELU-Dense.
+
+    Of a pair, both sequences go through the same encoder and norm, to x₁ and x₂, and the Dense layers see
+    [x₁, x₂, x₁ · x₂, x₁ - x₂].
+
+    Args:
+      config: the run's configuration: its `model`, `mixer` and `length`, the number of positions.
+      vocab_size: number of token ids, the padding's 0 included.
+      num_classes: number of logits.
+      num_inputs: sequences in an example, 1 or 2.
+      rngs: the stream `params`.
+
+    Raises:
+      UsageError: if the mixer is unknown.
+    """
+
+    def __init__(
+        self, config: Config, *, vocab_size: int, num_classes: int, num_inputs: int = 1, rngs: nnx.Rngs
+    ) -> None:
+        model = config.model
+        self.num_inputs = num_inputs
+        width, hidden, dtype = model.width, model.mlp_features, jnp.dtype(model.dtype)
+        self.length = config.length
+        self.dtype = dtype
+        self.pooling = model.pooling
+        # The arena's scales: tokens of size 1, beside which sines show and learned positions start small.
+        unit_normal, normal = nnx.initializers.normal(1.0), nnx.initializers.normal(0.02)
+        self.embedding = nnx.Embed(vocab_size, width, embedding_init=unit_normal, dtype=dtype, rngs=rngs)
+        self.learned_positions = model.positions == "learned"
+        if self.learned_positions:
+            self.positions = nnx.Param(normal(rngs.params(), (config.length, width), jnp.float32))
+        if model.pooling == "cls":
+            self.cls = nnx.Param(normal(rngs.params(), (1, 1, width), jnp.float32))
+        self.dropout = nnx.Dropout(model.dropout_rate)
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(model.num_layers)])
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        features = width if num_inputs == 1 else 4 * width
+        self.head_in = nnx.Linear(features, hidden, dtype=dtype, rngs=rngs)
+        self.head_out = nnx.Linear(hidden, num_classes, rngs=rngs)
+
+    def encode(
+        self,
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B T"],
+        *,
+        deterministic: bool,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "B D"]:
+        """Returns one vector a sequence; padding changes nothing.
+
+        Args:
+          tokens: ids in [0, vocab_size).
+          mask: True for real tokens.
+          deterministic: no dropout.
+          rngs: the stream `dropout`; needed unless deterministic.
+
+        Raises:
+          UsageError: if T exceeds the number of positions, or the mixer returns a wrong shape.
+        """
+        if tokens.shape[1] > self.length:
+            raise UsageError(
+                f"The model has {self.length} positions; it was given sequences of {tokens.shape[1]} tokens."
+                " Train it with a --length that covers the longest sequence, or evaluate at its own."
+            )
+        x = self.embedding(tokens)
+        if self.learned_positions:
+            positions = self.positions[: x.shape[1]]
+        else:
+            positions = jnp.asarray(sinusoidal_positions(*x.shape[1:]))
+        x = x + positions[None].astype(self.dtype)
+        if self.pooling == "cls":
+            cls = jnp.broadcast_to(self.cls[...].astype(self.dtype), (x.shape[0], 1, x.shape[2]))
+            x = jnp.concatenate([cls, x], axis=1)
+            mask = jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1)
+        x = self.dropout(x, deterministic=deterministic, rngs=rngs)
+        for block in self.blocks:
+            x = block(x, mask, deterministic=deterministic, rngs=rngs)
+        if self.pooling != "mean":
+            # Not x[:, 0]: its gradient is a padding, and XLA on CPU does some of its work twice.
+            first = jnp.arange(x.shape[1])[:, None] == 0
+            return jnp.sum(jnp.where(first, x.astype(jnp.float32), 0.0), axis=1)
+        weights = mask.astype(jnp.float32) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+        return jnp.einsum("bt,btd->bd", weights, x.astype(jnp.float32))
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B *inputs T"],
+        mask: Bool[Array, "B *inputs T"],
+        *,
+        deterministic: bool,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "B C"]:
+        """Returns float32 logits (B, num_classes).
+
+        Arguments and errors as in `encode`; where examples are pairs, tokens and mask are (B, 2, T).
+        """
+        if self.num_inputs == 2:
+            rows, _, length = tokens.shape
+            tokens, mask = tokens.reshape(2 * rows, length), mask.reshape(2 * rows, length)
+        x = self.norm(self.encode(tokens, mask, deterministic=deterministic, rngs=rngs))
+        if self.num_inputs == 2:
+            first, second = x[0::2], x[1::2]
+            x = jnp.concatenate([first, second, first * second, first - second], axis=-1)
+        return self.head_out(nnx.gelu(self.head_in(x)))
+
+
+def num_parameters(params: object) -> int:
+    """Returns how many numbers a tree of parameters holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

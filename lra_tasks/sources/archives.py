@@ -1,0 +1,251 @@
+"""Source files of datasets: found in the user's folder or downloaded, and read without unpacking them."""
+
+import contextlib
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from tarfile import (
+    EOFHeaderError,  # pyright: ignore[reportAttributeAccessIssue]
+    HeaderError,
+    ReadError,
+    TarError,
+    TarFile,
+    TarInfo,
+)
+from typing import IO, BinaryIO, NamedTuple
+
+from lra_tasks.errors import MissingData, UsageError
+from lra_tasks.files import describe, locked
+
+BLOCK = 1 << 16  # bytes read at a time; of a connection that breaks, what comes after the last is lost
+PATIENCE = 60  # seconds a server may be silent
+
+
+class Official(NamedTuple):
+    """The archive a dataset was published in.
+
+    Attributes:
+      url: where it is.
+      size: its bytes.
+      sha256: its checksum.
+    """
+
+    url: str
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.url).name
+
+
+def find(manual_dir: Path | None, *patterns: str) -> Path | None:
+    """Returns the folder or archive in `manual_dir` that the first of the patterns to match anything names.
+
+    The folder `manual_dir` itself counts too: a user may name the unpacked folder. A folder goes before
+    archives of the same pattern.
+
+    Args:
+      manual_dir: the folder; None finds nothing.
+      patterns: names with the wildcards of a shell, "aclImdb*.tar*".
+
+    Raises:
+      UsageError: several match one pattern.
+    """
+    if manual_dir is None:
+        return None
+    manual_dir = manual_dir.absolute()
+    for pattern in patterns:
+        if fnmatchcase(manual_dir.name, pattern):
+            return manual_dir
+        matches = sorted(manual_dir.glob(pattern))
+        matches = [path for path in matches if path.is_dir()] or matches
+        if len(matches) > 1:
+            names = ", ".join(path.name for path in matches)
+            raise UsageError(f"{manual_dir} has {names}: which one is meant? Leave one of them there.")
+        if matches:
+            return matches[0]
+    return None
+
+
+def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """Yields name and content of every regular file of a folder or a tar archive, without unpacking it.
+
+    Args:
+      path: a folder, read in the order of the names; or a tar archive of any compression, read from its
+        beginning to its end.
+
+    Yields:
+      The name inside the folder or archive, with slashes and without "./"; the open file, which has to be
+      read before the next one is asked for.
+
+    Raises:
+      UsageError: the archive is damaged, cut or none, which may show only at its end and, in the middle of a
+        file, is raised by that file's `read`; a name in it leads out of the archive; or the system refuses to
+        read it, or a file of the folder.
+    """
+    if path.is_dir():
+        with reading(path):
+            files = [file for file in path.rglob("*") if file.is_file()]
+        for name in sorted(file.relative_to(path).as_posix() for file in files):
+            with opened(path / name) as file:
+                yield name, file
+        return
+    # Not the mode "r|*": its decompression checks no checksum and takes a cut for the end.
+    with _refusing_damage(path), TarFile.open(path, "r:*", tarinfo=_Header) as archive:
+        while (member := archive.next()) is not None:
+            # It keeps some 500 bytes of every member, and looks there for the targets of links only.
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+            name = PurePosixPath(member.name)
+            if name.is_absolute() or ".." in name.parts:
+                raise UsageError(f"{path} has a file named {member.name!r}, which lies outside of it.")
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is not None:
+                yield str(name), io.BufferedReader(_Content(content, path))
+        while archive.fileobj.read(BLOCK):
+            pass  # the checksum of a compressed archive stands at its end
+
+
+class _Header(TarInfo):
+    """A header that raises if it is damaged or missing; `tarfile` takes such a one for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(str(error)) from error
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Opens a source file; where the system refuses to open or read it, a `UsageError` names it."""
+    with reading(path):
+        file = path.open("rb", buffering=0)
+    with file:
+        yield io.BufferedReader(_Content(file, path))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what the system says against reading a source file into a `UsageError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise  # gzip's, of a damaged file
+        raise UsageError(
+            f"{error.filename or path} cannot be read: {error.strerror}. It is a file the dataset is made "
+            "from and has to be readable: mend it, or get it again."
+        ) from error
+
+
+class _Content(io.RawIOBase):
+    """A source file, or a file of an archive, that tells when it is read why it cannot be, if it cannot."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path = file, path
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with _refusing_damage(self._path):
+            block = self._file.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
+
+
+@contextlib.contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    try:
+        with reading(path):
+            yield
+    except (TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{path} cannot be read as a tar archive: {reason}. It is another kind of file, or damaged, or "
+            "cut: get it again."
+        ) from error
+
+
+def download(url: str, size: int, sha256: str, folder: Path, report: Callable[[int, int], None]) -> Path:
+    """Returns the path of a file that is, or now has been, downloaded and is the right one.
+
+    A download cut short, by a kill or by the server, is taken up again where it stopped. A file under the
+    right name with the wrong content is replaced. TFDS's own downloader waits for ever for a silent server
+    and tells no one how far it is.
+
+    Args:
+      url: where it is; the file takes its name from it.
+      size: bytes it has to have.
+      sha256: checksum it has to have.
+      folder: where to put it, made if need be.
+      report: is told bytes done and bytes in all.
+
+    Raises:
+      MissingData: the file cannot be had, or is another one.
+      UsageError: another process is downloading it.
+      OSError: it cannot be written.
+    """
+    path = folder / PurePosixPath(url).name
+    right = {"size": size, "sha256": sha256}
+    by_hand = f"Get {path.name} by hand, and name the folder it lies in: --manual-dir FOLDER."
+    folder.mkdir(parents=True, exist_ok=True)
+    message = f"{path} is being downloaded by process PID; wait for it, or end it."
+    with locked(path.with_name(f".{path.name}.lock"), message):
+        if path.exists() and describe(path) == right:
+            return path
+        beside = path.with_name(f"{path.name}.part")
+        while (done := _size(beside)) < size:
+            broken = _fetch(url, beside, size, report)
+            if not broken:
+                break
+            if _size(beside) <= done:
+                raise MissingData(
+                    f"{path.name} ({size:,} bytes) cannot be had from {url}: {broken}. {by_hand}"
+                )
+        found = describe(beside)
+        if found != right:
+            beside.unlink()
+            raise MissingData(
+                f"{url} gave {found['size']:,} bytes with the SHA-256 {found['sha256']}; expected {size:,} "
+                f"bytes with {sha256}. They were deleted. {by_hand}"
+            )
+        beside.replace(path)
+    return path
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch(url: str, path: Path, size: int, report: Callable[[int, int], None]) -> str:
+    """Appends what is missing to the file, as far as one connection brings it; returns what broke it."""
+    import requests
+
+    done = _size(path)
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={done}-"}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as response:
+            response.raise_for_status()
+            if response.status_code != requests.codes.partial_content:
+                done = 0  # the server sends the whole file
+            with path.open("ab" if done else "wb") as file:
+                for block in response.iter_content(BLOCK):
+                    file.write(block)
+                    done += len(block)
+                    report(done, size)
+                    if done > size:
+                        break
+    except requests.RequestException as error:
+        cause: BaseException = error
+        while cause.__context__ is not None:  # the first in the chain says it in words
+            cause = cause.__context__
+        return str(cause)
+    return ""

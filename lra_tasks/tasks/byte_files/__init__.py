@@ -1,0 +1,1 @@
+"""Bytes: files of the user's own."""

@@ -1,0 +1,226 @@
+"""The TFDS builder of Bytes, apart from the task's record because it imports TFDS."""
+
+import functools
+import hashlib
+import os
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from lra_tasks.errors import MissingData, UsageError
+from lra_tasks.sources.builder import ArenaBuilder, Example
+from lra_tasks.task import SPLITS
+from lra_tasks.tasks.byte_files import task as byte_files
+
+SHARD_BYTES = 100_000_000
+LEAST_FILES = 10  # of a class: a tenth of them is the test split, another the validation split
+NAMED = 3  # of the files left out for a reason, so many are named
+LAYOUT = "--manual-dir FOLDER names a folder that has a folder of files for each class."
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(kw_only=True)
+class ByteFilesConfig(tfds.core.BuilderConfig):
+    """A collection of the user's, by the name it was given; the files say how many examples there are."""
+
+    num_examples: None = None
+
+
+@functools.cache
+def _config(name: str) -> ByteFilesConfig:
+    return ByteFilesConfig(name=name, description="Files of the user's, a folder for each class.")
+
+
+class File(NamedTuple):
+    """A file: the SHA-256 of what is stored of it, its class, its path, its size."""
+
+    digest: bytes
+    label: int
+    path: Path
+    size: int
+
+
+class ByteFiles(ArenaBuilder, skip_registration=True):
+    """The files of a folder, in which every folder is a class.
+
+    "tokens" are the first 131,072 bytes of a file; "label" is the number of its class in the order of their
+    names. All files of a class folder count, however deep they lie, but for those that are empty, that are
+    no regular files, or whose name or folder's name begins with a dot. A link to a file is read as a file. A
+    class folder may be a link; links to folders below it are not followed.
+
+    Files with the same content, as far as it is stored, are one example. A content that stands in two
+    classes is left out of both; more than one in a hundred of such are refused. The metadata count what was
+    left out, and name some of it.
+
+    In the order of the SHA-256 of their contents, the first tenth of each class is the test split and the
+    second the validation split; within a split the examples stand in this order too, which mixes the
+    classes. Splits and order follow from the contents alone.
+
+    Files are read twice, first to hash and then to store them, and one at a time.
+    """
+
+    name = "lra_bytes"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [_config("default")]
+    task = byte_files.TASK
+
+    @classmethod
+    def config_named(cls, name: str) -> ByteFilesConfig:
+        """Returns the config called `name`, whatever name the user chose.
+
+        Raises:
+          UsageError: It cannot be the name of a dataset.
+        """
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"The config of bytes is '{name}'. It is the name you give your collection, and has to be of "
+                "letters, digits, - and _, with a letter or digit first."
+            )
+        return _config(name)
+
+    @classmethod
+    def get_builder_config(cls, name: str, version: Any = None) -> ByteFilesConfig:
+        """Tells TFDS that any name is one of ours."""
+        return cls.config_named(name)
+
+    def read(self) -> dict[str, tuple[int, Iterable[Example]]]:
+        if self.manual_dir is None:
+            raise MissingData(f"Bytes is made from files of yours. {LAYOUT}")
+        left_out: dict[str, list[Path]] = defaultdict(list)
+        folders = _class_folders(self.manual_dir, left_out)
+        files = self._distinct(folders, left_out)
+        splits: dict[str, list[File]] = {split: [] for split in SPLITS}
+        counts: dict[str, dict[str, int]] = {}
+        for label, folder in enumerate(folders):
+            own = [file for file in files if file.label == label]
+            if len(own) < LEAST_FILES:
+                reasons = (f"{len(paths)} {reason}, as {paths[0]}" for reason, paths in left_out.items())
+                raise UsageError(
+                    f"The class {folder.name} of {self.manual_dir} has {len(own)} files that can be used; it "
+                    f"has to have {LEAST_FILES}. Left out of all classes: {'; '.join(reasons) or 'none'}."
+                )
+            tenth = len(own) // 10
+            cut = {"test": own[:tenth], "validation": own[tenth : 2 * tenth], "train": own[2 * tenth :]}
+            counts[_printable(folder.name)] = {split: len(cut[split]) for split in SPLITS}
+            for split in SPLITS:
+                splits[split] += cut[split]
+        metadata: Any = self.info.metadata
+        metadata.update(
+            origin=f"files of the folder {_printable(self.manual_dir.absolute().name)}",
+            classes=list(counts),
+            files=counts,
+            cut=sum(file.size > byte_files.MAX_BYTES for file in files),
+            left_out={
+                reason: {
+                    "count": len(paths),
+                    "first": [_printable(str(path.relative_to(self.manual_dir))) for path in paths[:NAMED]],
+                }
+                for reason, paths in left_out.items()
+            },
+        )
+        stored = sum(min(file.size, byte_files.MAX_BYTES) for file in files)
+        self.shard_examples = max(1, SHARD_BYTES * len(files) // stored)
+        return {split: (len(own), _examples(sorted(own))) for split, own in splits.items()}
+
+    def _distinct(self, folders: list[Path], left_out: dict[str, list[Path]]) -> list[File]:
+        """One file for every content of one class, in the order of the contents' digests."""
+        paths = [(label, path) for label, folder in enumerate(folders) for path in _files(folder, left_out)]
+        found: dict[bytes, File] = {}
+        contradictory: dict[bytes, str] = {}
+        for number, (label, path) in enumerate(paths):
+            if number % 256 == 0:
+                self.report("hashing files", number, len(paths))
+            content, size = _content(path)
+            file = File(hashlib.sha256(content).digest(), label, path, size)
+            first = found.setdefault(file.digest, file)
+            if not content:
+                del found[file.digest]
+                left_out["empty"].append(path)
+            elif first.label != label:
+                contradictory[file.digest] = f"{first.path} and {path}"
+                left_out["in two classes"].append(path)
+            elif first is not file:
+                left_out["repeated"].append(path)
+        if 100 * len(contradictory) > len(found):
+            raise UsageError(
+                f"{len(contradictory):,} of {len(found):,} contents in {self.manual_dir} stand in two "
+                f"classes, more than one in a hundred: {next(iter(contradictory.values()))} are equal."
+            )
+        return [found[digest] for digest in sorted(found) if digest not in contradictory]
+
+
+def _class_folders(folder: Path, left_out: dict[str, list[Path]]) -> list[Path]:
+    classes = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            left_out["hidden"].append(path)
+        elif path.is_dir():
+            classes.append(path)
+        else:
+            left_out["outside of the class folders"].append(path)
+    if len(classes) < 2:
+        names = ", ".join(path.name for path in classes) or "none"
+        raise UsageError(f"{folder} has to have two class folders or more; it has {names}. {LAYOUT}")
+    return classes
+
+
+def _files(folder: Path, left_out: dict[str, list[Path]]) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        for name in sorted(folders):
+            path = Path(parent, name)
+            if name.startswith(".") or path.is_symlink():
+                left_out["hidden" if name.startswith(".") else "links to folders"].append(path)
+                folders.remove(name)
+        for name in names:
+            path = Path(parent, name)
+            if name.startswith("."):
+                left_out["hidden"].append(path)
+            elif _is_regular(path):
+                yield path
+            else:
+                left_out["no regular files"].append(path)
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _content(path: Path) -> tuple[bytes, int]:
+    """What is stored of the file, and the size of the whole."""
+    try:
+        with path.open("rb") as file:
+            return file.read(byte_files.MAX_BYTES), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> UsageError:
+    return UsageError(
+        f"{error.filename} cannot be read: {error.strerror}. All that a class folder holds has to be "
+        "readable: mend it, or take it away."
+    )
+
+
+def _examples(files: Iterable[File]) -> Iterator[Example]:
+    for file in files:
+        content, _ = _content(file.path)
+        if hashlib.sha256(content).digest() != file.digest:
+            raise UsageError(f"{file.path} was changed while it was being read. Prepare bytes again.")
+        yield content, file.label
+
+
+def _printable(name: str) -> str:
+    """The name of a file as UTF-8, which Linux does not ask it to be."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -1,0 +1,177 @@
+"""ListOps: what a nested list of minima, maxima, medians and sums modulo ten comes to.
+
+An expression is a digit, or an operator, its arguments and a closing bracket: `[MAX 2 9 [MIN 4 7 ] 0 ]`
+is 9. The task as the Long Range Arena sets it (Tay et al. 2021, arXiv 2011.04006) after Nangia and Bowman
+(2018, arXiv 1804.06028), drawn here by a generator of our own: expression number i of seed s is a pure
+function of (s, i), the same on every machine and every Python. This module needs the standard library only.
+
+Token ids, fixed for good: 0 padding; 1 .. 10 the digits 0 .. 9; 11 `[MIN`; 12 `[MAX`; 13 `[MED`;
+14 `[SM`; 15 `]`.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+from lra_tasks.errors import UsageError
+
+OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
+SYMBOLS = ("<pad>", *"0123456789", *OPERATORS, "]")  # the position in this tuple is the token id
+IDS = {symbol: i for i, symbol in enumerate(SYMBOLS) if i}
+ZERO, NINE, FIRST_OPERATOR, CLOSE = IDS["0"], IDS["9"], IDS["[MIN"], IDS["]"]
+
+MAX_DEPTH = 10  # a node this deep is a digit; the root is at depth 1
+OPERATOR_PROBABILITY = 0.25
+MIN_ARGUMENTS, MAX_ARGUMENTS = 2, 10
+MIN_LENGTH, MAX_LENGTH = 501, 1999  # the arena keeps 500 < length < 2,000
+
+
+def _median(values: list[int]) -> int:
+    """The middle value; of an even count, the mean of the middle two without its fraction."""
+    values = sorted(values)
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) // 2
+
+
+APPLY: tuple[Callable[[list[int]], int], ...] = (min, max, _median, lambda values: sum(values) % 10)
+
+
+def _draw(uniform: Callable[[], float]) -> bytes | None:
+    """Draws one tree, or gives up (None) as soon as it must come out too long."""
+    tokens = bytearray()
+    missing = [1]  # arguments still to come: one number for each open operator, below them the root
+    length = 1  # of the whole expression, if nothing but digits came from here on
+    while True:
+        while not missing[-1]:
+            missing.pop()
+            if not missing:
+                return bytes(tokens)
+            tokens.append(CLOSE)
+        missing[-1] -= 1
+        if len(missing) < MAX_DEPTH and uniform() < OPERATOR_PROBABILITY:
+            tokens.append(FIRST_OPERATOR + int(uniform() * len(OPERATORS)))
+            missing.append(MIN_ARGUMENTS + int(uniform() * (MAX_ARGUMENTS - MIN_ARGUMENTS + 1)))
+            length += 1 + missing[-1]
+            if length > MAX_LENGTH:
+                return None
+        else:
+            tokens.append(ZERO + int(uniform() * 10))
+
+
+def expression(seed: int, index: int) -> tuple[bytes, int]:
+    """Draws expression number `index` of `seed`: a pure function of the two.
+
+    Trees are drawn until one has 501 .. 1,999 tokens. A node at depth 1 .. 9 (the root is at 1) is an
+    operator with probability 1/4, a node at depth 10 is a digit; operators, their 2 .. 10 arguments and
+    digits are uniform. The random numbers are those of `random.Random(f"listops:{seed}:{index}").random()`,
+    which the standard library keeps the same across its versions.
+
+    Args:
+      seed: Any int.
+      index: Any int ≥ 0; neighbouring indices are independent.
+
+    Returns:
+      The token ids, one a byte, and the label 0 .. 9. About 0.3 ms, most of it for rejected trees.
+
+    Source: the arena's generator as described by Tay et al. (2021). It draws from one stream, keeps a set of
+    the trees it has seen and numbers its tokens by hash; here every index stands alone, so the work can be
+    spread over processes, and the caller checks that no expression comes twice.
+
+    >>> tokens, label = expression(seed=0, index=0)
+    >>> label == evaluate(tokens), 500 < len(tokens) < 2000
+    (True, True)
+    """
+    uniform = random.Random(f"listops:{seed}:{index}").random
+    while True:
+        tokens = _draw(uniform)
+        if tokens is not None and len(tokens) >= MIN_LENGTH:
+            return tokens, evaluate(tokens)
+
+
+def expressions(seed: int, start: int, stop: int) -> list[tuple[bytes, int]]:
+    """Returns `expression(seed, i)` for i in start .. stop - 1: one process's share of the work."""
+    return [expression(seed, index) for index in range(start, stop)]
+
+
+def evaluate(tokens: Sequence[int]) -> int:
+    """Returns the value of an expression, 0 .. 9.
+
+    `[MIN`, `[MAX` and `[MED` are minimum, maximum and median of the arguments, `[SM` is their sum modulo 10.
+    The median of an even count is the mean of the middle two without its fraction, `int(np.median(...))`.
+
+    Args:
+      tokens: Token ids (T,) of any integer type, without padding.
+
+    Raises:
+      UsageError: The tokens are no expression; the message says at which token, counted from 1.
+
+    >>> evaluate(parse("[MED 1 8 [SM 9 9 9 ] 4 ]"))
+    5
+    """
+    operators: list[int] = []
+    arguments: list[list[int]] = [[]]  # values so far of each open operator, below them the whole's value
+    for position, token in enumerate(map(int, tokens), 1):
+        if arguments[0]:
+            raise UsageError(f"The expression ends before token {position}; nothing may follow it.")
+        if ZERO <= token <= NINE:
+            arguments[-1].append(token - ZERO)
+        elif FIRST_OPERATOR <= token < CLOSE:
+            operators.append(token - FIRST_OPERATOR)
+            arguments.append([])
+        elif token != CLOSE:
+            raise UsageError(f"Token {position} has the id {token}; ids are 1 to {CLOSE}.")
+        elif not operators:
+            raise UsageError(f"Token {position} is a closing bracket and no operator is open.")
+        elif not arguments[-1]:
+            raise UsageError(f"Token {position} closes {OPERATORS[operators[-1]]}, which has no argument.")
+        else:
+            values = arguments.pop()
+            arguments[-1].append(APPLY[operators.pop()](values))
+    if not arguments[0]:
+        raise UsageError(
+            f"The expression stops after token {len(tokens)} with operators open: {len(operators)}."
+            if operators
+            else "The expression is empty."
+        )
+    return arguments[0][0]
+
+
+def parse(text: str) -> bytes:
+    """Returns the token ids of an expression in words, one a byte.
+
+    Reads the arena's files and those of Nangia and Bowman, `( ( ( [MAX 3 ) 4 ) ] )`: the round brackets
+    carry no meaning of their own and are left out. Whether the tokens are an expression, `evaluate` says.
+
+    Args:
+      text: Symbols between white space.
+
+    Raises:
+      UsageError: A word is no symbol of ours (the message names it and its place, counted from 1 without
+        round brackets), or the round brackets do not balance.
+
+    >>> list(parse("( ( ( [MAX 3 ) 4 ) ] )"))
+    [12, 4, 5, 15]
+    """
+    if text.count("(") != text.count(")"):
+        raise UsageError(
+            f"The expression has {text.count('(')} opening and {text.count(')')} closing round brackets."
+        )
+    words = text.replace("(", " ").replace(")", " ").split()
+    try:
+        return bytes([IDS[word] for word in words])
+    except KeyError as error:
+        word = error.args[0]
+        raise UsageError(
+            f"'{word}', symbol {words.index(word) + 1} of the expression, is unknown. "
+            f"The symbols are: {' '.join(SYMBOLS[1:])}."
+        ) from None
+
+
+def render(tokens: Iterable[int]) -> str:
+    """Returns the expression in words, symbols between single spaces, padding left out.
+
+    Args:
+      tokens: Token ids (T,) of any integer type, 0 .. 15.
+
+    >>> render([12, 4, 5, 15, 0, 0])
+    '[MAX 3 4 ]'
+    """
+    return " ".join(SYMBOLS[token] for token in tokens if token)

@@ -1,0 +1,126 @@
+"""The arena's own Pathfinder pictures and their metadata."""
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lra_tasks.errors import MissingData, UsageError
+
+RELEASE_FOLDERS = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_length_14"}
+
+
+RELEASE_PICTURES = 200_000  # of each size and contour length
+
+
+def release_rows(folder: Path, contour_length: int) -> list[tuple[Path, int]]:
+    """Reads the metadata of the release's pictures of one size and contour length.
+
+    Args:
+      folder: For example pathfinder32/curv_contour_length_14, with metadata/K.npy and imgs/K/sample_N.png.
+      contour_length: What every row has to say.
+
+    Returns:
+      File and label of every picture, ordered by K and then as in the metadata.
+
+    Raises:
+      MissingData: The folder, or a picture in it, is not there.
+      UsageError: Metadata and pictures do not fit together, or there are not `RELEASE_PICTURES`; the message
+        names the file, what was expected and what is there.
+    """
+    metadata = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (len(path.name), path.name))
+    if not metadata:
+        raise MissingData(f"There is no {folder / 'metadata' / 'K.npy'}, K a number.")
+    rows = []
+    for path in metadata:
+        pictures = folder / "imgs" / path.stem
+        listed = read_metadata(path, contour_length)
+        names = [name for name, _ in listed]
+        found = {file.name for file in pictures.glob("*.png")}
+        for name in names:
+            if name not in found:
+                raise MissingData(f"There is no {pictures / name}, which {path} lists.")
+            found.remove(name)
+        if found:
+            raise UsageError(f"{pictures} has {min(found)}, which {path} does not list.")
+        rows += [(pictures / name, label) for name, label in listed]
+    if len(rows) != RELEASE_PICTURES:
+        raise UsageError(f"{folder} has {len(rows):,} pictures, expected {RELEASE_PICTURES:,}.")
+    return rows
+
+
+def read_metadata(path: Path, contour_length: int) -> list[tuple[str, int]]:
+    """Reads the rows of one metadata file of the release: text, in spite of its name, or an array of strings.
+
+    Of the columns, folder (the 1st), file (2nd), label (4th) and contour length (6th) are looked at. An array
+    of Python objects is refused: it is a pickle, and to read it is to run whatever it says.
+
+    Args:
+      path: The file metadata/K.npy, whose rows name pictures in the folder imgs/K.
+      contour_length: What every row has to say.
+
+    Returns:
+      Name and label, 0 or 1, of every picture.
+
+    Raises:
+      UsageError: The file cannot be read or a row is wrong; the message names file and row.
+    """
+    content = path.read_bytes()
+    if content.startswith(b"\x93NUMPY"):
+        import numpy as np
+
+        try:
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UsageError(f"{path} cannot be read: {error}. Expected text, or strings.") from None
+        if array.ndim != 2 or array.dtype.kind not in "SU":
+            raise UsageError(f"{path} has {array.dtype} {array.shape}, expected rows of strings.")
+        rows = array.astype(str).tolist()
+    else:
+        rows = [line.split() for line in content.decode("ascii", errors="replace").splitlines()]
+    read = []
+    for number, row in enumerate(rows, 1):
+        if len(row) < 6 or row[0] != f"imgs/{path.stem}" or not re.fullmatch(r"[\w-]+\.png", row[1]):
+            raise UsageError(
+                f"{path}, row {number}: expected imgs/{path.stem}, a name that ends in .png, and the columns "
+                f"up to the 6th; found {' '.join(row)[:80]!r}."
+            )
+        if row[3] not in ("0", "1"):
+            raise UsageError(f"{path}, row {number}: the label is {row[3]!r}, expected 0 or 1.")
+        if row[5] != str(contour_length):
+            raise UsageError(f"{path}, row {number}: the contour length is {row[5]!r}, not {contour_length}.")
+        read.append((row[1], int(row[3])))
+    return read
+
+
+def read_pictures(size: int, rows: Sequence[tuple[Path, int]]) -> list[tuple[bytes, int]]:
+    """Decodes pictures of the release: one worker's share of the reading.
+
+    Args:
+      size: Side they have to have.
+      rows: Files and labels, of `release_rows`.
+
+    Returns:
+      Pixels, one a byte, row by row, and label of every picture. A file of no bytes is left out, as the arena
+      does; the release has one, pathfinder32/curv_baseline/imgs/0/sample_172.png.
+
+    Raises:
+      UsageError: A file is no grey PNG of that size; the message names it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    pictures = []
+    for path, label in rows:
+        if not path.stat().st_size:
+            continue
+        try:
+            with Image.open(path, formats=["PNG"]) as picture:
+                form = f"{picture.mode} {picture.width} × {picture.height}"
+                if form != f"L {size} × {size}":
+                    raise UsageError(f"{path} is {form}, expected L {size} × {size}: 8-bit grey.")
+                pictures.append((picture.tobytes(), label))
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"{path} cannot be read: {error}.") from None
+    return pictures

@@ -1,0 +1,118 @@
+"""Recipes: the settings that presets of several tasks share, as functions of what differs."""
+
+from lra_tasks.config import ModelConfig, OptimizerConfig, Settings
+
+
+def smoke(variant: str, length: int) -> Settings:
+    return Settings(
+        variant=variant,
+        length=length,
+        model=ModelConfig(width=16, num_heads=2, num_layers=1, mlp_features=16, dropout_rate=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+        batch_size=8,
+        num_steps=12,
+        eval_every=6,
+        eval_examples=32,
+        save_every=4,
+        log_every=3,
+    )
+
+
+def quick(
+    variant: str, length: int, *, batch_size: int = 16, num_steps: int = 300, eval_examples: int = 512
+) -> Settings:
+    return Settings(
+        variant=variant,
+        length=length,
+        model=ModelConfig(width=64, num_heads=1, num_layers=1, mlp_features=128, dropout_rate=0.0),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50),
+        batch_size=batch_size,
+        num_steps=num_steps,
+        eval_every=60,
+        eval_examples=eval_examples,
+        save_every=50,
+        log_every=10,
+    )
+
+
+def small(variant: str, length: int, batch_size: int = 32, num_steps: int = 5000) -> Settings:
+    return Settings(
+        variant=variant,
+        length=length,
+        model=ModelConfig(width=128, num_heads=4, num_layers=2, mlp_features=256, dtype="bfloat16"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, weight_decay=0.01),
+        batch_size=batch_size,
+        num_steps=num_steps,
+    )
+
+
+def lra_documents(length: int, model: ModelConfig, warmup_steps: int, num_steps: int) -> Settings:
+    return Settings(
+        length=length,
+        model=model,
+        optimizer=OptimizerConfig(
+            learning_rate=0.05, schedule="rsqrt", warmup_steps=warmup_steps, weight_decay=0.1, clip_norm=None
+        ),
+        batch_size=32,
+        num_steps=num_steps,
+    )
+
+
+def lra_pictures(
+    variant: str,
+    length: int,
+    model: ModelConfig,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    epoch: int,
+    clip_norm: float | None = None,
+) -> Settings:
+    """200 epochs of `epoch` steps, the first of them for the warm-up."""
+    return Settings(
+        variant=variant,
+        length=length,
+        model=model,
+        optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=epoch, clip_norm=clip_norm),
+        batch_size=batch_size,
+        num_steps=200 * epoch,
+        eval_every=epoch,
+        save_every=epoch,
+    )
+
+
+def paper(
+    variant: str,
+    length: int,
+    model: ModelConfig,
+    *,
+    batch_size: int,
+    epoch: int,
+    decay_rate: float,
+    weight_decay: float = 0.0,
+) -> Settings:
+    """20 epochs of `epoch` steps; the rate decays once an epoch.
+
+    The authors' batches are a few examples on each of a number of devices they do not tell: `batch_size` is
+    ours.
+    """
+    return Settings(
+        variant=variant,
+        length=length,
+        model=model,
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3,
+            schedule="exponential",
+            decay_rate=decay_rate,
+            decay_steps=epoch,
+            final_learning_rate=1e-5,
+            weight_decay=weight_decay,
+            b2=0.999,
+            clip_norm=None,
+        ),
+        label_smoothing=0.1,
+        batch_size=batch_size,
+        num_steps=20 * epoch,
+        eval_every=epoch,
+        save_every=1000,
+    )

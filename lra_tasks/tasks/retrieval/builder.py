@@ -1,0 +1,210 @@
+"""The TFDS builder of Retrieval, apart from the task's record because it imports TFDS."""
+
+import contextlib
+import hashlib
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, ClassVar
+
+import tensorflow_datasets as tfds
+
+from lra_tasks.errors import MissingData, UsageError
+from lra_tasks.sources import archives
+from lra_tasks.sources.builder import ArenaBuilder, Example
+from lra_tasks.task import SPLITS
+from lra_tasks.tasks.retrieval import acl_pairs
+from lra_tasks.tasks.retrieval import task as retrieval
+
+RELEASE_FILES = {
+    "train": "new_aan_pairs.train.tsv",
+    "validation": "new_aan_pairs.eval.tsv",
+    "test": "new_aan_pairs.test.tsv",
+}
+RELEASE_FOLDERS = ("", "tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")
+RELEASE_ARCHIVES = ("lra_release*.gz", "lra_release*.tgz", "lra_release*.tar*")
+RELEASE_SHARD = 1_000  # pairs of two texts of some 50 kB
+MOST_MALFORMED = 100  # lines of a file; and no more than one in a thousand
+WHERE_RELEASE = (
+    f"The arena's release has {', '.join(RELEASE_FILES.values())} in tsv_data. Put these three files, or the "
+    "whole archive lra_release.gz (8.2 GB) as it is, into a folder and name that: --manual-dir FOLDER. It is "
+    "not downloaded from here; github.com/google-research/long-range-arena says where it is."
+)
+
+ACL = ("acl-pairs-raw", "acl-pairs-raw.tar*")
+ACL_SHARD = 10_000  # pairs of two texts of 6 kB
+ACL_SHA256 = {  # of the files this project's results are from
+    "papers.jsonl": "5a5629b41807b85bdeb594a7ef468e0264b38f2f61ca56ad1ce8dcd90e9a2aad",
+    "edges.tsv": "1cf51bf58bb422ad9425c9820390a0ff4e2777821b0bdd789b242a52682a945a",
+}
+WHERE_ACL = (
+    f"Put acl-pairs-raw.tar.xz, or its {' and '.join(ACL_SHA256)}, into a folder and name that: --manual-dir "
+    "FOLDER."
+)
+
+
+@dataclass(kw_only=True)
+class RetrievalConfig(tfds.core.BuilderConfig):
+    """What a config of `Retrieval` holds.
+
+    Attributes:
+      release: Whether the arena's release is read; otherwise pairs are made by `acl_pairs`.
+      num_examples: Examples of each split; None takes all that the source gives.
+    """
+
+    release: bool = False
+    num_examples: dict[str, int] | None = None
+
+
+class Retrieval(ArenaBuilder, skip_registration=True):
+    """Pairs of papers: the arena's, from its release, or our own.
+
+    "tokens1" and "tokens2" are the bytes of the two texts; "label" is 1 where one paper cites the other. In
+    our own pairs it is the first that cites the second; which it is in the arena's, its files do not say.
+
+    The release's files are read from a folder or straight out of the archive: once to check, count and hash
+    them, and once more for every split, because they may stand in the archive in any order. A line that
+    cannot be read is left out and counted, up to a limit. Pairs that the release repeats are kept.
+    """
+
+    name = "lra_retrieval"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [
+        RetrievalConfig(name="default", description="The arena's own files, read and checked.", release=True),
+        RetrievalConfig(name="acl", description="Pairs of our own, of papers of the ACL Anthology."),
+        RetrievalConfig(
+            name="smoke",
+            description="A few of our own for tests.",
+            num_examples={"train": 256, "validation": 64, "test": 64},
+        ),
+    ]
+    task = retrieval.TASK
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        config: Any = self.builder_config
+        self.balanced = not config.release
+        if config.release:  # published as they are
+            self.may_repeat = frozenset(
+                pair
+                for place, split in enumerate(SPLITS)
+                for pair in (split, *(f"{earlier}/{split}" for earlier in SPLITS[:place]))
+            )
+
+    def read(self) -> dict[str, tuple[int, Iterable[Example]]]:
+        config: Any = self.builder_config
+        return self._read_release() if config.release else self._make_pairs(config.num_examples)
+
+    def _read_release(self) -> dict[str, tuple[int, Iterable[Example]]]:
+        path = self._find_release()
+        counts, digests, malformed = {}, {}, {}
+        for name, file in _release_files(path):
+            if name in counts:
+                raise UsageError(f"{path} has two files {name}. Leave only the right one there.")
+            number, digest, wrong = 0, hashlib.sha256(), []
+            for number, line in enumerate(file, 1):
+                digest.update(line)
+                try:
+                    retrieval.read_row(line)
+                except UsageError as error:
+                    wrong.append(f"line {number}: {error}")
+                    if len(wrong) > MOST_MALFORMED:
+                        break
+                if number % 256 == 0:
+                    self.report(f"checking {name}", number, 0)
+            if len(wrong) > min(MOST_MALFORMED, number // 1_000):
+                raise UsageError(
+                    f"{len(wrong):,} of the first {number:,} lines of {name} in {path} cannot be read: "
+                    f"{'; '.join(wrong[:3])}. At most one in 1,000, and {MOST_MALFORMED} in all, is left out."
+                )
+            counts[name], digests[name] = number - len(wrong), digest.hexdigest()
+            if wrong:
+                malformed[name] = {"left out": len(wrong), "first": wrong[:3]}
+        for name in RELEASE_FILES.values():
+            if name not in counts:
+                raise MissingData(f"There is no {name} in {path}. {WHERE_RELEASE}")
+        found = {split: counts[name] for split, name in RELEASE_FILES.items()}
+        metadata: Any = self.info.metadata
+        metadata.update(origin="the Long Range Arena's release", sha256=digests, malformed=malformed)
+        self.shard_examples = RELEASE_SHARD
+        return {split: (found[split], _rows(path, name)) for split, name in RELEASE_FILES.items()}
+
+    def _find_release(self) -> Path:
+        if self.manual_dir is None:
+            raise MissingData(f"Retrieval needs the arena's files. {WHERE_RELEASE}")
+        for folder in RELEASE_FOLDERS:
+            if any((self.manual_dir / folder / name).is_file() for name in RELEASE_FILES.values()):
+                return self.manual_dir / folder
+        archive = archives.find(self.manual_dir, *RELEASE_ARCHIVES)
+        if archive is None:
+            raise MissingData(f"There is nothing of the arena's in {self.manual_dir}. {WHERE_RELEASE}")
+        return archive
+
+    def _make_pairs(self, num_examples: dict[str, int] | None) -> dict[str, tuple[int, Iterable[Example]]]:
+        lines, digests = self._read_acl()
+        papers = acl_pairs.read_papers("papers.jsonl", lines["papers.jsonl"])
+        citations = acl_pairs.read_citations("edges.tsv", lines["edges.tsv"], papers)
+        limits = num_examples and {split: count // 2 for split, count in num_examples.items()}
+        made = acl_pairs.make_pairs(papers, citations, limits)
+        found = {split: len(pairs) for split, pairs in made.splits.items()}
+        unofficial = "pairs of our own from ACL Anthology papers, not the arena's Retrieval"
+        others = [name for name in ACL_SHA256 if digests[name] != ACL_SHA256[name]]
+        if others:
+            unofficial += f"; the SHA-256 of {' and '.join(others)} is not that of this project's own files"
+        metadata: Any = self.info.metadata
+        metadata.update(
+            unofficial=unofficial,
+            origin="pairs made from texts and citations of the ACL Anthology (retrieval/acl_pairs.py)",
+            license="CC BY-NC-SA 3.0, of the Anthology's papers of before 2016",
+            sha256=digests,
+            papers=made.papers,
+            left_out=made.left_out,
+            other_years=made.other_years,
+        )
+        self.shard_examples = ACL_SHARD
+        return {
+            split: (found[split], (((a.text.encode(), b.text.encode()), label) for a, b, label in pairs))
+            for split, pairs in made.splits.items()
+        }
+
+    def _read_acl(self) -> tuple[dict[str, list[bytes]], dict[str, str]]:
+        """Lines and SHA-256 of each of the files."""
+        if self.manual_dir is None:
+            raise MissingData(f"Pairs of our own need papers and citations. {WHERE_ACL}")
+        folder = self.manual_dir
+        path = folder if (folder / "papers.jsonl").is_file() else archives.find(folder, *ACL)
+        if path is None:
+            raise MissingData(f"There is no acl-pairs-raw.tar.xz in {folder}. {WHERE_ACL}")
+        lines, digests = {}, {}
+        for member, file in archives.members(path):
+            name = PurePosixPath(member).name
+            if name in ACL_SHA256:
+                content = file.read()
+                lines[name] = content.splitlines()
+                digests[name] = hashlib.sha256(content).hexdigest()
+        for name in ACL_SHA256:
+            if name not in lines:
+                raise MissingData(f"There is no {name} in {path}. {WHERE_ACL}")
+        return lines, {name: digests[name] for name in ACL_SHA256}
+
+
+def _release_files(path: Path) -> Generator[tuple[str, BinaryIO], None, None]:
+    """Name and content of the release's files, from a folder or an archive."""
+    if path.is_dir():
+        for name in RELEASE_FILES.values():
+            if (path / name).is_file():
+                with archives.opened(path / name) as file:
+                    yield name, file
+        return
+    for member, file in archives.members(path):
+        name = PurePosixPath(member).name
+        if name in RELEASE_FILES.values():
+            yield name, file
+
+
+def _rows(path: Path, wanted: str) -> Iterator[Example]:
+    with contextlib.closing(_release_files(path)) as files:
+        file = next(file for name, file in files if name == wanted)
+        for line in file:
+            with contextlib.suppress(UsageError):
+                yield retrieval.read_row(line)

@@ -1,0 +1,79 @@
+"""What a run leaves for people to read: rows of metrics, and the environment they were measured in."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lra_tasks.files import replace, writing
+from lra_tasks.training.tensorboard import Curves
+
+VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Returns what a number depends on beside its configuration: versions, machine, devices."""
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in VERSIONED},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "processes": jax.process_count(),
+        "devices": [device.device_kind for device in jax.devices()],
+    }
+
+
+class Metrics:
+    """The rows of `metrics.jsonl`: one JSON object a line, in the order of the steps.
+
+    Args:
+      path: the file.
+      writes: whether this process writes it; if not, `write` and `drop_after` do nothing.
+      tensorboard: folder for the same as curves, from `drop_after` on; None for none.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True, tensorboard: Path | None = None) -> None:
+        self._path = path
+        self._writes = writes
+        self._tensorboard = tensorboard
+        self._curves: Curves | None = None
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yields the rows written so far; a last line that a kill cut short is none."""
+        if self._path.exists():
+            for line in self._path.read_text().splitlines(keepends=True):
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends one row."""
+        if not self._writes:
+            return
+        with writing(self._path), self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._curves is not None:
+            self._curves.write(row)
+
+    def drop_after(self, step: int) -> None:
+        """Takes back the rows of steps that a killed run made but did not save."""
+        if not self._writes:
+            return
+        kept = [row for row in self.rows() if row["step"] <= step]
+        replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        if self._tensorboard is not None:
+            self._curves = Curves(self._tensorboard, kept)
+
+    def close(self) -> None:
+        """Closes what TensorBoard reads."""
+        if self._curves is not None:
+            self._curves.close()
+
+    def median_step_seconds(self) -> float:
+        """Returns the median over the training rows of each row's median step."""
+        return statistics.median(row["step_seconds"] for row in self.rows() if row["split"] == "train")

@@ -1,0 +1,214 @@
+"""What the tests of the arena share: a small run, processes that get signals, and what is left on disk."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lra_tasks import Config, preset, train
+from lra_tasks.config import to_json
+from lra_tasks.data.prepare import prepare
+
+# Validations, saves and rows fall on different steps; the dropout shows a key that is not resumed.
+SMOKE = preset("listops", "smoke")
+CONFIG = Config(
+    task="listops",
+    **vars(
+        dataclasses.replace(SMOKE, num_steps=11, eval_every=5, save_every=3, log_every=4, eval_examples=16)
+    ),
+)
+TIMES = {"step_seconds", "seconds", "examples_per_second"}
+
+
+def shared(tmp_path_factory, name, make):
+    """Returns a folder that `make(folder)` filled, once for all of pytest-xdist's workers."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def make_data(folder):
+    prepare("listops", folder, variant="smoke", num_workers=1)
+
+
+def make_run(folder, data_dir):
+    train(CONFIG, folder, data_dir=data_dir)
+
+
+def make_race(folder, data_dir):
+    finished = lra("compare", "listops", *RACE, "--out-dir", folder, "--data-dir", data_dir)
+    assert finished.returncode == 0, finished.stderr
+    (folder / "stdout").write_text(finished.stdout)
+    (folder / "stderr").write_text(finished.stderr)
+
+
+RACE = ("--preset", "smoke", "--mixers", "hrr", "none", "--seeds", "0", "1", "--save-every", "2")
+
+
+def command(*arguments):
+    return [sys.executable, "-W", "error", "-m", "lra_tasks", *map(str, arguments)]
+
+
+def lra(*arguments, env=None, cwd=None, timeout=120):
+    """Runs the `lra` command in a process of its own."""
+    return subprocess.run(
+        command(*arguments),
+        env=environment() | (env or {}),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def environment(devices=4):
+    """The environment for a process that finds what this one finds."""
+    paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"PYTHONPATH": paths, "XLA_FLAGS": flags, "COLUMNS": "100"}
+
+
+SABOTEUR = """
+import json, os, signal, sys
+from pathlib import Path
+from lra_tasks import training
+from lra_tasks.cli.exit_codes import exit_codes
+from lra_tasks.training import loop
+from lra_tasks.config import from_json
+
+config, run_dir, data_dir, name, moment = sys.argv[1:]
+calls, here = 0, (str(Path(training.__file__).parent), "orbax")
+
+def count(frame, event, argument):
+    global calls
+    if event == "call" and any(part in frame.f_code.co_filename for part in here):
+        calls += 1
+        if calls == int(moment):
+            os.kill(os.getpid(), getattr(signal, name))
+
+claim = loop.claim
+def claim_and_count(*arguments):
+    claim(*arguments)
+    sys.setprofile(count)
+
+loop.claim = claim_and_count
+with exit_codes():
+    loop.train(from_json(config), run_dir, data_dir=data_dir, tensorboard=True)
+sys.setprofile(None)
+print(calls)
+"""
+
+
+def train_apart(config, run_dir, data_dir, signal="SIGKILL", moment=0, devices=4):
+    """Trains in a process that sends itself a signal at its `moment`-th call of code of ours or Orbax's.
+
+    Counted from when the folder is claimed to the summary; 0 means no signal. Such moments are everywhere:
+    within a step, between a row and its checkpoint, in the middle of a checkpoint. A run without a signal
+    prints how many there are. The run writes curves for TensorBoard too.
+    """
+    arguments = (to_json(config), run_dir, data_dir, signal, moment)
+    return subprocess.run(
+        list(map(str, (sys.executable, "-W", "error", "-c", SABOTEUR, *arguments))),
+        env=environment(devices),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def start_together(command, count=2, devices=2):
+    """Starts the processes of one run: `command(coordinator, number)` is what each of them executes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    own = environment(devices) | {"JAX_PLATFORMS": "cpu"}
+    own["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # all but one compile every time
+    return [
+        subprocess.Popen(
+            list(map(str, command(coordinator, number))),
+            env=own,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+
+
+def wait_together(processes, timeout=90):
+    """Returns exit code, output and errors of each process, without Gloo's lines; ends them if they hang."""
+    ends = time.monotonic() + timeout
+    try:
+        outputs = [process.communicate(timeout=ends - time.monotonic()) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    # Gloo's threads cut each other's lines short.
+    gloo = re.compile(r"^(.*(\[Gloo\]|peer ranks).*)?\n", flags=re.MULTILINE)
+    spoken = [[gloo.sub("", text) for text in both] for both in outputs]
+    return [(process.returncode, *both) for process, both in zip(processes, spoken, strict=True)]
+
+
+def checkpoint(run_dir):
+    """Returns the arrays of a run's last checkpoint, path → NumPy array."""
+    last = max(Path(run_dir, "checkpoints").iterdir(), key=lambda folder: int(folder.name)) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(last).item_metadata.tree
+        )
+        tree = checkpointer.restore(last, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def assert_same_run(first, second):
+    """Same arrays bit for bit, same rows and summary but for times."""
+    ours, theirs = checkpoint(first), checkpoint(second)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 30
+    for name, array in ours.items():
+        assert array.tobytes() == theirs[name].tobytes(), name
+    assert rows(first) == rows(second)
+    assert summary(first) == summary(second)
+
+
+def rows(run_dir):
+    """The rows of metrics.jsonl without times."""
+    lines = Path(run_dir, "metrics.jsonl").read_text().splitlines()
+    return [_timeless(json.loads(line)) for line in lines]
+
+
+def summary(run_dir):
+    """The summary without times."""
+    return _timeless(json.loads(Path(run_dir, "summary.json").read_text()))
+
+
+def _timeless(fields):
+    return {name: value for name, value in fields.items() if name not in TIMES}
+
+
+def snapshot(folder):
+    """Everything below a folder: path → content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(Path(folder).rglob("*"))
+    }
