@@ -1,13 +1,15 @@
-"""The Long Range Arena: its tasks, their data, one training loop and a fair comparison of mixers.
+"""The Long Range Arena: its tasks, their data, one training loop, and a fair comparison of mixers.
 
-What the `lra` command does is one call away here:
+Every command of `lra` is a function here:
 
     import lra_tasks
 
     lra_tasks.prepare("listops")
     test = lra_tasks.load("listops", "test")
     settings = lra_tasks.preset("listops", "quick")
-    summary = lra_tasks.train(lra_tasks.Config(task="listops", mixer="hrr", **vars(settings)), "runs/mine")
+    config = lra_tasks.Config(settings=settings, task="listops", mixer="hrr:rescale=True")
+    summary = lra_tasks.train(config, "runs/mine")
+    model, config, task = lra_tasks.restore("runs/mine")
     report = lra_tasks.compare("listops", ["hrr", "softmax", "none"], settings, "runs/quick")
 """
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from lra_tasks.reporting.history import PastRun, runs
     from lra_tasks.reporting.report import report
     from lra_tasks.reporting.results import Report
-    from lra_tasks.training.evaluate import evaluate
+    from lra_tasks.training.evaluate import evaluate, restore
     from lra_tasks.training.loop import train
 
 # Imported at first use: they need JAX and Flax, and `lra --help` must answer at once.
@@ -51,6 +53,7 @@ _HOMES = {
     "prepare_all": "data.prepare",
     "prepare_part": "data.prepare",
     "report": "reporting.report",
+    "restore": "training.evaluate",
     "runs": "reporting.history",
     "train": "training.loop",
 }
@@ -81,6 +84,7 @@ __all__ = [
     "prepare_part",
     "preset",
     "report",
+    "restore",
     "runs",
     "train",
 ]

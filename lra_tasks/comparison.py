@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lra_tasks.config import Config, Settings
-from lra_tasks.data import dataset, location
+from lra_tasks.data.dataset import Dataset, completed_task, open_dataset
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import UsageError
 from lra_tasks.files import write_json
@@ -16,7 +16,7 @@ from lra_tasks.reporting.results import Report
 from lra_tasks.training import processes
 from lra_tasks.training.loop import train
 from lra_tasks.training.run_folder import check_folder
-from lra_tasks.training.step import Program
+from lra_tasks.training.step import Trainer
 from lra_tasks.training.tensorboard import check_installed
 
 
@@ -28,30 +28,33 @@ def compare(
     *,
     seeds: Sequence[int] = (0,),
     data_dir: str | os.PathLike[str] | None = None,
+    mesh: Mapping[str, int] | str | None = None,
     tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Trains every mixer with every seed, and reports on them.
 
-    Runs lie in `out_dir/<mixer>-seed<seed>`. Finished runs are taken as they are and interrupted ones are
-    gone on with, so calling this again after a kill ends in the same table. The dataset is prepared first
-    if it is not there.
+    Runs are stored in `out_dir/<mixer>-seed<seed>`. Finished runs are taken as they are and interrupted ones
+    are resumed, so that the same call after a kill ends in the same table. The dataset is prepared first if
+    it is not there.
 
     Args:
-      task: name of the task.
-      mixers: names of mixers, or `package.module:Class`, in the order of the table.
-      settings: what all runs share; see `lra_tasks.preset`.
-      out_dir: folder of the comparison; made if need be.
-      seeds: one run of each mixer for each of them.
-      data_dir: folder of all datasets, as in `lra_tasks.prepare`.
-      tensorboard: as of `lra_tasks.train`, for every run.
-      progress: shows what is under way; None for silence.
+      task: Name of the task, or `package.module:TASK`.
+      mixers: Names of mixers with their options, or `package.module:Class`, in the order of the table:
+        ["hrr", "hrr:rescale=True", "none"].
+      settings: Settings that all runs share; see `lra_tasks.preset`.
+      out_dir: Folder of the comparison; made if need be.
+      seeds: Seeds, each of which is one run per mixer.
+      data_dir: Folder of all datasets, as in `lra_tasks.prepare`.
+      mesh: As in `lra_tasks.train`.
+      tensorboard: As in `lra_tasks.train`, for every run.
+      progress: Display of the progress; None for silence.
 
     Returns:
-      The report; its files lie in `out_dir`, see `lra_tasks.report`.
+      The report, whose files are written to `out_dir`; see `lra_tasks.report`.
 
     Raises:
-      UsageError, Interrupted: as `lra_tasks.train`.
+      UsageError, Interrupted: As `lra_tasks.train`.
     """
     progress = progress or Silent()
     out_dir = Path(out_dir)
@@ -64,30 +67,46 @@ def compare(
     if tensorboard:
         check_installed()
     configs = [
-        Config(task=task, mixer=mixer, seed=seed, **vars(settings))
+        Config(settings=settings, task=task, mixer=mixer, seed=seed)
         for mixer in dict.fromkeys(mixers)
         for seed in dict.fromkeys(seeds)
     ]
-    record = dataset.record(task, settings.variant, data_dir)
-    title = record.title(settings.variant)
-    # What is wrong with the last mixer shows before the first one trains.
+
+    # Faults of the last mixer show before the first one trains.
+    found = completed_task(task, settings.variant, data_dir)
+    title = found.title(settings.variant)
     progress.show(f"{title}: checking the mixers")
     for config in configs:
         if config.seed == configs[0].seed:
-            Program(config, record).check()
+            Trainer(config, found, mesh).check()
         check_folder(out_dir / config.name, config)
-    prepare(record, data_dir, variant=settings.variant, progress=progress.show)
+
+    # Data, opened once for all runs.
+    prepare(found, data_dir, variant=settings.variant, progress=progress.show)
+    dataset = open_dataset(found, settings.variant, data_dir)
+
+    # Runs, and the baseline scores on the same data.
     out_dir.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:
-        train(config, out_dir / config.name, data_dir=data_dir, tensorboard=tensorboard, progress=progress)
-    references = out_dir / REFERENCES
-    manifest = location.read_manifest(location.DatasetDir(record, settings.variant, data_dir))
-    identity = location.identity(manifest)
-    if not references.is_file() or json.loads(references.read_text())["data"] != identity:
-        progress.show(f"{title}: measuring the reference lines")
-        splits = dataset.open_splits(configs[0], data_dir)
-        lines = record.references(splits["train"], splits["test"])
-        write_json(references, {"data": identity, "lines": lines})
+        train(
+            config,
+            out_dir / config.name,
+            dataset=dataset,
+            mesh=mesh,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
+    _measure_references(out_dir / REFERENCES, dataset, settings, progress)
     progress.show(f"{title}: writing the report")
     return report(out_dir)
+
+
+def _measure_references(path: Path, dataset: Dataset, settings: Settings, progress: Progress) -> None:
+    """Writes the scores of simple rules, unless those of the same data are there."""
+    if path.is_file() and json.loads(path.read_text())["data"] == dataset.identity:
+        return
+    progress.show(f"{dataset.task.title(settings.variant)}: measuring the baseline scores")
+    splits = dataset.for_run(settings)
+    scores = dataset.task.references(splits["train"], splits["test"])
+    write_json(path, {"data": dataset.identity, "lines": scores})

@@ -1,32 +1,37 @@
-"""What a run is made of, as frozen dataclasses.
+"""The settings of a run, as frozen dataclasses.
 
-Importing this module costs nothing: it needs the standard library only, so `lra --help` stays quick.
+This module needs the standard library only, so that `lra --help` answers at once.
 """
 
+import ast
 import dataclasses
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lra_tasks.errors import UsageError
 
+NAME_LENGTH = 120  # of a run's folder, the rest of which a digest stands for
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The encoder, the same for every mixer.
+    """The encoder, which is the same for every mixer.
 
     Attributes:
-      width: D, the size of embeddings and residual stream.
-      num_heads: N, heads of the mixer; divides `qkv_features`.
-      qkv_features: size of queries, keys and values over all heads; None means `width`.
-      num_layers: number of blocks.
-      mlp_features: size of the hidden layer of each block's MLP, and of the classifier's.
-      positions: a learned table, or sines and cosines of fixed frequencies.
-      pooling: "mean" over the real tokens; the state of the "first" token; or that of a token "cls" put
-        before the sequence, from which a mixer that never moves values between tokens (hrr, none) learns
-        nothing.
-      dropout_rate: after the embedding, after each branch, and inside the mixer.
-      dtype: of the computation; parameters, normalisation statistics and logits are float32.
+      width: Size D of embeddings and residual stream.
+      num_heads: Number N of heads of the mixer; a divisor of `qkv_features`.
+      qkv_features: Size of queries, keys and values over all heads; None means `width`.
+      num_layers: Number of blocks.
+      mlp_features: Size of the hidden layer of each MLP, and of the classifier's.
+      positions: A learned table, or sines and cosines of fixed frequencies.
+      pooling: "mean" over the real tokens; the state of the "first" token; or the state of a token "cls"
+        that is put before the sequence. A mixer that never moves values between tokens (hrr, none) learns
+        nothing with "cls".
+      dropout_rate: Rate after the embedding, after each branch, and inside the mixer.
+      dtype: Dtype of the computation; parameters, normalization statistics and logits are float32.
     """
 
     width: int = 512
@@ -45,15 +50,17 @@ class OptimizerConfig:
     """Adam with decoupled weight decay, under a schedule.
 
     Attributes:
-      learning_rate: the highest rate; for "rsqrt" the factor before the schedule.
-      schedule: after a linear warm-up: "constant"; "cosine" towards 0, which one step more would reach;
-        "rsqrt", the arena's rate · min(1, s / warmup) / sqrt(max(s, warmup)); "exponential", times
-        `decay_rate` every `decay_steps` steps, not below `final_learning_rate`.
-      warmup_steps: steps of the warm-up.
-      decay_rate, decay_steps, final_learning_rate: of "exponential".
-      weight_decay: decoupled from the gradient, on all parameters of more than one axis.
-      b2: Adam's second-moment decay.
-      clip_norm: largest global norm of the gradient; None for no limit.
+      learning_rate: Highest rate; for "rsqrt" the factor before the schedule.
+      schedule: Schedule after a linear warm-up: "constant"; "cosine", which would reach 0 one step after the
+        last; "rsqrt", the arena's rate · min(1, s / warmup) / sqrt(max(s, warmup)); "exponential", times
+        `decay_rate` every `decay_steps` steps, at least `final_learning_rate`.
+      warmup_steps: Steps of the warm-up.
+      decay_rate: Factor of "exponential".
+      decay_steps: Steps between two factors of "exponential".
+      final_learning_rate: Lowest rate of "exponential".
+      weight_decay: Rate of decoupled decay, on all parameters of more than one axis.
+      b2: Adam's decay of the second moment.
+      clip_norm: Largest global norm of the gradient; None for no limit.
     """
 
     learning_rate: float = 1e-3
@@ -69,23 +76,23 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that the mixers of a comparison share.
+    """Everything that the mixers of a comparison share.
 
     Attributes:
-      variant: which dataset of the task, "smoke" for example.
-      protocol: "held-out" chooses the step on the validation split and uses the test split once. "paper" is
-        the habit of the arena and its followers, for tasks whose validation split is cut from the training
-        split: it trains on both, and chooses the step on the test split.
-      length: tokens an input is padded or cut to, T; also the model's number of positions.
-      model: the encoder.
-      optimizer: the optimiser and its schedule.
-      label_smoothing: share of the target spread evenly over the classes.
-      batch_size: examples a step, over all devices.
-      num_steps: training steps.
-      eval_every: steps between validations; the last step is always validated.
-      eval_examples: validation examples used each time; None means all.
-      save_every: steps between checkpoints, the most that a killed run loses.
-      log_every: steps between rows in metrics.jsonl.
+      variant: Which dataset of the task, "smoke" for example.
+      protocol: "held-out" chooses the step on the validation split and uses the test split once. "paper"
+        trains on the validation split too, and chooses the step on the test split: the habit of the arena
+        and its followers, for tasks whose validation split is cut from the training split.
+      length: Tokens T that an input is padded or cut to, and the model's number of positions.
+      model: The encoder.
+      optimizer: The optimizer and its schedule.
+      label_smoothing: Share of the target that is spread evenly over the classes.
+      batch_size: Examples per step, over all devices.
+      num_steps: Training steps.
+      eval_every: Steps between validations; the last step is always validated.
+      eval_examples: Validation examples used each time; None means all.
+      save_every: Steps between checkpoints, which is the most that a killed run loses.
+      log_every: Steps between rows in metrics.jsonl.
     """
 
     variant: str = "default"
@@ -102,74 +109,144 @@ class Settings:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        model = self.model
-        sizes = (
-            "length",
-            "batch_size",
-            "num_steps",
-            "eval_every",
-            "eval_examples",
-            "save_every",
-            "log_every",
-        )
-        for prefix, owner, names in (
-            ("", self, sizes),
-            ("model.", model, ("width", "qkv_features", "num_layers", "mlp_features")),
-        ):
+        at_least_one = {
+            "": (
+                "length",
+                "batch_size",
+                "num_steps",
+                "eval_every",
+                "eval_examples",
+                "save_every",
+                "log_every",
+            ),
+            "model.": ("width", "qkv_features", "num_layers", "mlp_features"),
+            "optimizer.": ("decay_steps",),
+        }
+        for owner, names in at_least_one.items():
             for name in names:
-                value = getattr(owner, name)
-                if value is not None and value < 1:
-                    flag = f"--{prefix}{name.replace('_', '-')}"
-                    raise UsageError(f"{flag} must be at least 1; got {value}.")
-        optimizer = self.optimizer
-        for flag, fine, wanted in (
-            ("--label-smoothing", 0 <= self.label_smoothing < 1, "at least 0 and less than 1"),
-            ("--optimizer.learning-rate", optimizer.learning_rate >= 0, "at least 0"),
-            ("--optimizer.warmup-steps", optimizer.warmup_steps >= 0, "at least 0"),
-            ("--optimizer.decay-steps", optimizer.decay_steps >= 1, "at least 1"),
-            ("--optimizer.weight-decay", optimizer.weight_decay >= 0, "at least 0"),
-            ("--optimizer.b2", 0 <= optimizer.b2 < 1, "at least 0 and less than 1"),
-            ("--model.dropout-rate", 0 <= model.dropout_rate < 1, "at least 0 and less than 1"),
-        ):
-            if not fine:
-                owner, _, field = flag.removeprefix("--").replace("-", "_").rpartition(".")
-                value = getattr(getattr(self, owner) if owner else self, field)
-                raise UsageError(f"{flag} must be {wanted}; got {value}.")
-        features = model.qkv_features or model.width
-        if model.num_heads < 1 or features % model.num_heads:
-            raise UsageError(
-                f"The number of heads must divide the width of queries, keys and values, {features}; got"
-                f" {model.num_heads}. Change --model.num-heads, --model.width or --model.qkv-features."
-            )
+                self._require(f"{owner}{name}", "at least 1", lambda value: value is None or value >= 1)
+        for name in ("optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.weight_decay"):
+            self._require(name, "at least 0", lambda value: value >= 0)
+        for name in ("label_smoothing", "optimizer.b2", "model.dropout_rate"):
+            self._require(name, "at least 0 and less than 1", lambda value: 0 <= value < 1)
+        features = self.model.qkv_features or self.model.width
+        self._require(
+            "model.num_heads",
+            f"a divisor of the size of queries, keys and values, {features}",
+            lambda value: value >= 1 and features % value == 0,
+        )
+
+    def _require(self, name: str, expected: str, holds: Any) -> None:
+        value = flat(self)[name]
+        if not holds(value):
+            raise UsageError(f"{name} must be {expected}; got {value}.", argument=name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Settings):
-    """One run: the shared settings, and what tells it from its neighbours in a comparison.
+class Config:
+    """One run: the settings that it shares with its comparison, and its task, mixer and seed.
 
     Attributes:
-      task: name of the task.
-      mixer: name of the mixer, or `package.module:Class`.
-      seed: of the parameters, the order of the examples and the dropout.
+      settings: The shared settings.
+      task: Name of the task, or `package.module:TASK`.
+      mixer: Name of the mixer, or `package.module:Class`. Options may follow the name, as on the command
+        line: "hrr:rescale=True" is the mixer "hrr" with the options {"rescale": True}.
+      mixer_options: Keyword arguments of the mixer's class: numbers, strings, True, False or None.
+      seed: Seed of the parameters, the order of the examples and the dropout.
+
+    Raises:
+      UsageError: For a seed out of range, or options that cannot be read.
+
+    >>> config = Config(settings=Settings(), task="listops", mixer="hrr:temperature=0.5,rescale=True")
+    >>> config.mixer, config.mixer_options
+    ('hrr', {'rescale': True, 'temperature': 0.5})
+    >>> config.mixer_name, config.name
+    ('hrr:rescale=True,temperature=0.5', 'hrr.rescale=True,temperature=0.5-seed0')
     """
 
+    settings: Settings
     task: str
     mixer: str = "hrr"
+    mixer_options: Mapping[str, bool | int | float | str | None] = dataclasses.field(
+        default_factory=dict[str, Any]
+    )
     seed: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 <= self.seed < 2**31:
-            raise UsageError(f"--seed must be between 0 and {2**31 - 1}; got {self.seed}.")
+            raise UsageError(f"seed must be between 0 and {2**31 - 1}; got {self.seed}.", argument="seed")
+        mixer, options = parse_mixer(self.mixer)
+        options |= self.mixer_options
+        for name, value in options.items():
+            if not isinstance(value, bool | int | float | str | None):
+                raise UsageError(
+                    f"mixer_options must be numbers, strings, True, False or None; got {name}={value!r}."
+                )
+        object.__setattr__(self, "mixer", mixer)
+        object.__setattr__(self, "mixer_options", dict(sorted(options.items())))
+
+    @property
+    def mixer_name(self) -> str:
+        """The mixer with its options, as tables and the command line have it."""
+        options = ",".join(f"{name}={value!r}" for name, value in self.mixer_options.items())
+        return f"{self.mixer}:{options}" if options else self.mixer
 
     @property
     def name(self) -> str:
         """The run's name within a comparison, fit for a folder: `hrr-seed0`."""
-        return f"{self.mixer.replace(':', '.')}-seed{self.seed}"
+        return f"{folder_name(self.mixer_name)}-seed{self.seed}"
 
 
-def to_json(config: Settings) -> str:
-    """Returns the resolved configuration as indented JSON, in the order of the fields."""
+def parse_mixer(text: str) -> tuple[str, dict[str, Any]]:
+    """Returns the name and the options of a mixer as the command line has it.
+
+    Options are `name=value` between commas, with Python's numbers, strings, True, False and None as values;
+    a bare word is a string.
+
+    Raises:
+      UsageError: For text of another form.
+
+    >>> parse_mixer("my_mixers:Mine:state=64,kind=wide")
+    ('my_mixers:Mine', {'state': 64, 'kind': 'wide'})
+    """
+    found = re.fullmatch(r"(?P<name>[\w.-]+(?::\w+)?)(?::(?P<options>.+))?", text, re.DOTALL)
+    expected = "NAME, package.module:Class, or one of these with :OPTION=VALUE,... behind it"
+    if found is None:
+        raise UsageError(f"A mixer must be {expected}; got '{text}'.", argument="mixer")
+    if not found["options"]:
+        return found["name"], {}
+    try:
+        call = ast.parse(f"f({found['options']})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
+            raise ValueError("an option has no name")
+        options = {str(word.arg): _literal(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(
+            f"The options of a mixer must be name=value between commas; got '{text}'.", argument="mixer"
+        ) from error
+    return found["name"], options
+
+
+def _literal(node: ast.expr) -> Any:
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def folder_name(text: str) -> str:
+    """Returns a name for a folder, without the characters that file systems and shells treat specially.
+
+    >>> folder_name("my.mixers:Mean:kind='a/b'")
+    'my.mixers.Mean.kind=a_b'
+    """
+    import hashlib
+
+    name = text.replace(":", ".").replace("/", "_").replace("'", "").replace(" ", "_")
+    if len(name) <= NAME_LENGTH:
+        return name
+    return f"{name[:NAME_LENGTH]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def to_json(config: Config) -> str:
+    """Returns the configuration as indented JSON, in the order of the fields."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
@@ -177,22 +254,28 @@ def from_json(text: str) -> Config:
     """Returns the configuration that `to_json` wrote.
 
     Raises:
-      UsageError: if a field is missing, unknown or holds what it cannot.
+      UsageError: If a field is missing, unknown or holds a wrong value.
     """
     try:
         fields: dict[str, Any] = json.loads(text)
-        fields["model"] = ModelConfig(**fields["model"])
-        fields["optimizer"] = OptimizerConfig(**fields["optimizer"])
+        settings = fields["settings"]
+        settings["model"] = ModelConfig(**settings["model"])
+        settings["optimizer"] = OptimizerConfig(**settings["optimizer"])
+        fields["settings"] = Settings(**settings)
         return Config(**fields)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UsageError(f"This is no configuration that this version wrote: {error}.") from error
+        raise UsageError(f"This version did not write such a configuration: {error!r}.") from error
 
 
-def flat(settings: Settings) -> dict[str, Any]:
+def flat(settings: Settings | Config) -> dict[str, Any]:
     """Returns all fields by name, those of the model and the optimizer as `model.width`."""
+    fields = dataclasses.asdict(settings)
+    if isinstance(settings, Config):
+        fields = fields.pop("settings") | fields | {"mixer": settings.mixer_name}
+        del fields["mixer_options"]
     result: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(settings).items():
-        inner = value if isinstance(value, dict) else {}
+    for name, value in fields.items():
+        inner: dict[str, Any] = value if isinstance(value, dict) else {}
         result |= {f"{name}.{key}": item for key, item in inner.items()} if inner else {name: value}
     return result
 
@@ -203,16 +286,16 @@ def differences(ours: Config, theirs: Config) -> list[str]:
     return [f"{name}: {first[name]!r}, {second[name]!r}" for name in first if first[name] != second[name]]
 
 
-def read_config(run_dir: Path) -> Config:
-    """Returns the configuration of the run in `run_dir`.
+def read_config(path: Path) -> Config:
+    """Returns the configuration in a file, or of the run in a folder.
 
     Raises:
-      UsageError: if there is none.
+      UsageError: If there is none.
     """
-    path = run_dir / "config.json"
-    if not path.is_file():
-        raise UsageError(f"There is no run in {run_dir}: it holds no config.json. `lra train` makes one.")
+    file = path / "config.json" if path.is_dir() or path.suffix != ".json" else path
+    if not file.is_file():
+        raise UsageError(f"There is no run in {path}: {file} does not exist. `lra train` makes runs.")
     try:
-        return from_json(path.read_text())
+        return from_json(file.read_text())
     except UsageError as error:
-        raise UsageError(f"{path} cannot be used: {error}") from error
+        raise UsageError(f"{file} cannot be used: {error}") from error

@@ -1,27 +1,36 @@
-"""What ends a command, an error that the user can mend or the user's own request, and its exit code."""
+"""Errors that the user can mend, and the request to stop."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """Something the user gave cannot be used; the message names it, what was expected and what to do.
+    """Refuses something that the user gave; the message names it, what was expected and what to do.
 
-    Raised by every function of `lra_tasks` for bad input. The `lra` command prints the message
-    without a traceback and exits with code 2; in a notebook it is an ordinary `ValueError`.
+    Every function of `lra_tasks` raises it for bad input. The `lra` command prints the message without a
+    traceback and exits with code 2; in a notebook it is an ordinary `ValueError`.
+
+    Args:
+      message: Sentence or sentences for the user.
+      argument: Name of the setting at fault, "model.width" for example, for which the command line shows its
+        flag.
     """
+
+    def __init__(self, message: str, *, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class MissingData(UsageError):
-    """Files that a dataset is made from are not there; the message names them and where to put them."""
+    """Reports missing source files of a dataset; the message names them and where to put them."""
 
 
 class Interrupted(Exception):
-    """A run was asked to end, by Ctrl-C or SIGTERM, and has saved all it needs to go on."""
+    """Reports that Ctrl-C or SIGTERM stopped a run, which has saved everything that it needs to resume."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Returns the error for a `name` that is none of the `known` ones, with the nearest right name."""
+    """Returns the error for a `name` that is not among the `known` ones, with the nearest of these."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""

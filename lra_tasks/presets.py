@@ -1,63 +1,64 @@
-"""The presets: what every task is trained with, from seconds on a CPU to the arena's and the paper's sizes.
+"""The presets: settings of every task, from seconds on a CPU to the sizes of the arena and of the paper.
 
-Importing this module costs nothing: it needs the standard library only, so `lra --help` stays quick.
+This module needs the standard library only, so that `lra --help` answers at once.
 """
 
-import hashlib
-
-from lra_tasks.config import Config, Settings, flat
-from lra_tasks.errors import unknown_name
-from lra_tasks.tasks import get_task
+from lra_tasks.config import Settings, flat, folder_name
+from lra_tasks.errors import UsageError, unknown_name
+from lra_tasks.tasks import get_task, recipes
 
 PRESETS = {
-    "smoke": "seconds on a CPU: proves that everything runs, learns nothing",
+    "smoke": "seconds on a CPU: shows that everything runs, learns nothing",
     "quick": "minutes on two CPU cores: small widths, few steps; Text and Retrieval at 1,000 tokens",
     "small": "minutes on one GPU",
-    "lra": "the sizes and schedule of the arena's base Transformer, with mean pooling",
+    "arena": "the sizes and schedule of the arena's base Transformer, with mean pooling",
     "paper": "the sizes and schedule of the Hrrformer authors' multi-layer models",
 }
-LONGEST_NAME = 150  # of a folder; file systems take 255 bytes
 
 
 def preset(task: str, name: str) -> Settings:
-    """Returns the settings of a task's preset.
+    """Returns the settings of a task's preset; a task without presets has those of `recipes.generic`.
 
     >>> preset("listops", "quick").length
     2000
 
     Raises:
-      UsageError: for an unknown task or preset, with the nearest right name.
+      UsageError: For an unknown task or preset, with the nearest right name.
     """
-    presets = get_task(task).presets
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
-    return presets[name]
+    found = get_task(task)
+    return (
+        found.presets[name] if name in found.presets else recipes.generic(found.variant, found.length)[name]
+    )
 
 
-def preset_of(config: Config) -> str | None:
-    """Returns the name of its task's preset whose settings a run has, every one of them, or None.
+def preset_of(task: str, settings: Settings) -> str | None:
+    """Returns the name of the task's preset with exactly these settings, or None.
 
-    >>> preset_of(Config(task="listops", seed=3, **vars(preset("listops", "lra"))))
-    'lra'
+    A task of the user's own that cannot be imported from here has no presets.
+
+    >>> preset_of("listops", preset("listops", "arena"))
+    'arena'
     """
-    settings = Settings(**{name: getattr(config, name) for name in Settings.__dataclass_fields__})
-    return next((name for name, own in get_task(config.task).presets.items() if own == settings), None)
+    try:
+        get_task(task)
+    except UsageError:
+        return None
+    return next((name for name in PRESETS if preset(task, name) == settings), None)
 
 
-def folder_name(task: str, name: str, settings: Settings) -> str:
-    """Returns a name for the folder of runs with a preset's settings, and what was changed of them.
+def comparison_name(task: str, name: str, settings: Settings) -> str:
+    """Returns a folder's name for runs with a preset's settings, and the settings that differ from it.
 
-    Runs with other settings get another folder, in which `lra_tasks.report` finds only what it may compare.
+    Runs with other settings get another folder, so that `lra_tasks.report` finds comparable runs in one.
 
-    >>> folder_name("listops", "quick", preset("listops", "quick"))
+    >>> comparison_name("listops", "quick", preset("listops", "quick"))
     'listops-quick'
     >>> import dataclasses
-    >>> folder_name("listops", "quick", dataclasses.replace(preset("listops", "quick"), num_steps=1000))
+    >>> comparison_name("listops", "quick", dataclasses.replace(preset("listops", "quick"), num_steps=1000))
     'listops-quick-num_steps=1000'
     """
     own = flat(preset(task, name))
     changed = [f"{key}={value}" for key, value in flat(settings).items() if value != own[key]]
-    result = "-".join([f"{task}-{name}", *changed]).replace("/", "_")
-    if len(result) > LONGEST_NAME:
-        result = f"{result[:LONGEST_NAME]}-{hashlib.sha256(result.encode()).hexdigest()[:8]}"
-    return result
+    return folder_name("-".join([f"{task}-{name}", *changed]))

@@ -1,4 +1,4 @@
-"""What the arena has to know about a task, in one record."""
+"""`Task`: everything that the arena has to know about a task."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -12,11 +12,11 @@ SPLITS = ("train", "validation", "test")
 
 
 class Examples(Protocol):
-    """Examples to be had by number: a list of dicts, or `lra_tasks.data.dataset.Source`.
+    """Examples by number: a list of dicts, or `lra_tasks.data.dataset.Source`.
 
     An example is {"tokens": integers (T,), "label": int, "index": int}; where a task compares two sequences,
-    "tokens" is a pair of such arrays. Where the class has a method `__getitems__`, list of numbers → list of
-    examples, it is used to read many at a time.
+    "tokens" is a pair of such arrays. A method `__getitems__`, list of numbers → list of examples, reads many
+    at a time where the class has one.
     """
 
     def __len__(self) -> int: ...
@@ -28,32 +28,34 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark task: its shape, its data and the numbers to hold a result against.
+    """One benchmark task: its shape, its data, and the scores to compare a result with.
 
-    A record costs nothing to import: what needs TFDS or NumPy is named here and loaded when it is used.
+    A task costs nothing to import: modules that need TFDS or NumPy are named here and loaded at their first
+      use.
 
     Attributes:
-      name: What the command line calls the task.
-      description: What has to be predicted from what, in one sentence.
-      length: Tokens an input is padded or cut to, T.
-      vocab_size: Token ids of the embedding, a padding id 0 included where there is padding, V.
-      num_classes: Labels, 0 .. num_classes - 1; 0 where the prepared data decide.
-      num_examples: Examples of each of the `SPLITS` in the builder's config `variant`.
-      builder: The TFDS builder class as "package.module:Class", an `lra_tasks.sources.builder.ArenaBuilder`.
-      references: Function of the prepared train and test sources that measures the scores a model has to
-        beat: name of the line → accuracy on the test split in percent.
-      render: Function from one sequence's token ids to text a person can read; unused where `is_image`.
-      disk_bytes: Free space the preparation of `variant` takes, in bytes.
+      name: Name on the command line and in results.
+      description: The prediction and its input, in one sentence.
+      length: Tokens T that an input is padded or cut to.
+      vocab_size: Number V of token ids of the embedding, including a padding id 0 where there is padding.
+      num_classes: Number of labels, 0 .. num_classes - 1; 0 where the prepared data decide it.
+      num_examples: Examples of each of the `SPLITS` in the variant `variant`.
+      builder: TFDS builder class as "package.module:Class", a `lra_tasks.sources.builder.ArenaBuilder`.
+      references: Function of the prepared train and test sources that measures the scores of simple rules:
+        name of the rule → accuracy on the test split in percent.
+      disk_bytes: Free space in bytes that the preparation of `variant` takes.
+      render: Function from one sequence's token ids to readable text; unused where `is_image`.
       variant: The builder's config that is the arena's task at its full size.
       equivalent_variants: Other configs that are the same task, from other files.
-      num_inputs: Token sequences in an example: 1, or 2 where two documents are compared.
+      num_inputs: Token sequences per example: 1, or 2 where two documents are compared.
       first_token: Token id of a stored byte 0: 1 where 0 is padding.
-      is_image: Whether the tokens are the grey values of a square picture, row by row: never padded or cut.
+      is_image: Whether the tokens are the gray values of a square picture, row by row, never padded or cut.
       validation_from_train: Whether the validation split is our cut of the published training split, which
         the protocol "paper" gives back.
-      validate: Function of one sequence's token ids and its label that says what is wrong with them, or None.
+      validate: Function of one sequence's token ids and its label that returns their fault, or None.
       published: Name of a model → accuracy in percent as printed in the literature; never measured here.
-      presets: Settings by the names of `lra_tasks.presets.PRESETS`.
+      presets: Settings by names of `lra_tasks.presets.PRESETS`; generic ones replace missing presets.
+      address: Import path of a task outside the tree, `package.module:TASK`; `get_task` sets it.
     """
 
     name: str
@@ -75,6 +77,12 @@ class Task:
     validate: Callable[[Any, int], str | None] = lambda tokens, label: None
     published: Mapping[str, float] = field(default_factory=dict)
     presets: Mapping[str, Settings] = field(default_factory=dict)
+    address: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name by which `get_task` finds the task."""
+        return self.address or self.name
 
     def builder_class(self) -> Any:
         """Imports TFDS and returns the task's builder class."""
@@ -85,7 +93,7 @@ class Task:
         return variant == self.variant or variant in self.equivalent_variants
 
     def title(self, variant: str) -> str:
-        """The name a result goes by: the task's, with the variant where that is another task.
+        """Returns the name of a result: the task's, with the variant where that is another task.
 
         >>> from lra_tasks.tasks import get_task
         >>> get_task("listops").title("default"), get_task("listops").title("smoke")
@@ -95,7 +103,7 @@ class Task:
 
 
 def chance(train: Examples, test: Examples) -> dict[str, float]:
-    """Measures the reference lines of any task.
+    """Measures the baseline scores of any task.
 
     Returns:
       "chance", one in the number of classes of `train`; "majority class", the score on `test` of the most

@@ -12,7 +12,7 @@ import jax
 
 from lra_tasks.config import Config
 from lra_tasks.data.batches import Batch, training_batches
-from lra_tasks.data.dataset import Source, check_length, load, record
+from lra_tasks.data.dataset import Source, completed_task, open_dataset
 from lra_tasks.data.location import DatasetDir, checked_manifest
 from lra_tasks.errors import UsageError
 from lra_tasks.presets import preset
@@ -20,7 +20,7 @@ from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import Task, get_task
 from lra_tasks.training.memory import free_bytes, memory_bytes
 from lra_tasks.training.metrics import environment
-from lra_tasks.training.step import Program
+from lra_tasks.training.step import Trainer
 
 PREFETCH = 8  # batches that `lra_tasks.data.batches.training_batches` reads ahead
 LONGEST_STEP = 30.0  # seconds; a slower one is not repeated
@@ -47,8 +47,9 @@ def compiled_temp_bytes(
     sizes = {}
     for length in lengths:
         progress.show(f"{config.mixer}: compiling for T = {length:,}")
-        program = Program(dataclasses.replace(config, length=length), get_task(config.task))
-        compiled = program.compile(program.init())
+        settings = dataclasses.replace(config.settings, length=length)
+        program = Trainer(dataclasses.replace(config, settings=settings), get_task(config.task))
+        compiled = program.compile_training(program.init())
         _, sizes[length] = memory_bytes(compiled)
     return sizes
 
@@ -156,8 +157,10 @@ def data_rates(
             missing[name] = f"not prepared in {place.root}; {place.command()} makes it."
             continue
         settings = dataclasses.replace(settings, variant=variant)
-        config = Config(task=name, mixer=mixer, **vars(settings))
-        rates.append(_rate(config, record(name, variant, data_dir), steps, seconds, data_dir, progress))
+        config = Config(settings=settings, task=name, mixer=mixer)
+        rates.append(
+            _rate(config, completed_task(name, variant, data_dir), steps, seconds, data_dir, progress)
+        )
     return rates, missing
 
 
@@ -212,24 +215,25 @@ def _rate(
     data_dir: str | os.PathLike[str] | None,
     progress: Progress,
 ) -> DataRate:
-    title, size = task.title(config.variant), config.batch_size
+    title, size = task.title(config.settings.variant), config.settings.batch_size
     progress.show(f"{title}: reading")
-    source = load(task, "train", data_dir, variant=config.variant, verify=False)
-    check_length(source, config.length)
-    _forget(DatasetDir(task, config.variant, data_dir).folder)
+    dataset = open_dataset(task, config.settings.variant, data_dir, verify=False)
+    dataset.check_length(config.settings.length)
+    source = dataset.splits["train"]
+    _forget(DatasetDir(task, config.settings.variant, data_dir).folder)
     cold, warm = pipeline_rates(_batches(source, config), size, windows=WINDOWS, seconds=WINDOW_SECONDS)
     rate = DataRate(
         task=title,
         dataset=source.manifest["dataset"],
-        length=config.length,
+        length=config.settings.length,
         batch_size=size,
         data=warm,
         cold=cold,
     )
     progress.show(f"{title}: compiling")
-    program = Program(config, task)
+    program = Trainer(config, task)
     state = program.init()
-    compiled = program.compile(state)
+    compiled = program.compile_training(state)
     needed, free = memory_bytes(compiled)[0], free_bytes()
     if free is not None and needed > free:
         note = f"a step needs {needed / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} are free"
@@ -280,7 +284,11 @@ def _rate(
 
 def _batches(source: Source, config: Config) -> Iterator[Batch]:
     return training_batches(
-        source, length=config.length, batch_size=config.batch_size, seed=config.seed, prefetch=PREFETCH
+        source,
+        length=config.settings.length,
+        batch_size=config.settings.batch_size,
+        seed=config.seed,
+        prefetch=PREFETCH,
     )
 
 

@@ -20,7 +20,7 @@ from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
 from lra_tasks.training.memory import free_bytes, memory_bytes
 from lra_tasks.training.metrics import environment
-from lra_tasks.training.step import Program
+from lra_tasks.training.step import Trainer
 
 TASK = "text"
 REFERENCE = "none"  # the mixer that times are put in proportion to
@@ -65,7 +65,7 @@ class TrainSettings:
     def config(self, mixer: str, length: int) -> Config:
         """Returns the run whose step is measured."""
         settings = dataclasses.replace(preset(TASK, self.preset), length=length, batch_size=self.batch_size)
-        return Config(task=TASK, mixer=mixer, seed=self.seed, **vars(settings))
+        return Config(settings=settings, task=TASK, mixer=mixer, seed=self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def bench_train(settings: TrainSettings | None = None, *, progress: Progress | N
       "temp_bytes": p}, as T^p) and "environment".
 
     Raises:
-      UsageError: as `lra_tasks.training.step.Program`, and for an unknown mixer or preset.
+      UsageError: as `lra_tasks.training.step.Trainer`, and for an unknown mixer or preset.
     """
     progress = progress or Silent()
     settings = settings or TrainSettings()
@@ -125,21 +125,21 @@ def exponents(rows: Sequence[StepCost]) -> dict[str, dict[str, float | None]]:
 def random_batch(config: Config, vocab_size: int) -> dict[str, np.ndarray]:
     """Returns a batch of full length whose tokens (B, T) and labels (B,) are drawn from the run's seed."""
     draw = np.random.default_rng(config.seed)
-    shape = (config.batch_size, config.length)
+    shape = (config.settings.batch_size, config.settings.length)
     return {
         "tokens": draw.integers(1, vocab_size, shape, np.int32),
         "mask": np.ones(shape, bool),
-        "label": draw.integers(0, 2, config.batch_size, np.int32),
+        "label": draw.integers(0, 2, config.settings.batch_size, np.int32),
     }
 
 
-def _compile(program: Program) -> jax.stages.Compiled | Missing:
+def _compile(program: Trainer) -> jax.stages.Compiled | Missing:
     """Returns the compiled training step, or that there was too little memory for compiling it."""
     state = jax.eval_shape(program.init)
-    return measure.within_memory(lambda: program.compile(state), "while it was compiled")
+    return measure.within_memory(lambda: program.compile_training(state), "while it was compiled")
 
 
-def _stepper(program: Program, compiled: jax.stages.Compiled, config: Config) -> Callable[[], Any] | Missing:
+def _stepper(program: Trainer, compiled: jax.stages.Compiled, config: Config) -> Callable[[], Any] | Missing:
     """Returns a call that does the next training step and returns its measurements, or why there is none."""
 
     def begin() -> Any:
@@ -169,7 +169,7 @@ def _at_length(
     for mixer in settings.mixers:
         progress.show(f"T = {length:,}: compiling {mixer}", len(rows), len(settings.mixers))
         config = settings.config(mixer, length)
-        program = Program(config, get_task(TASK))
+        program = Trainer(config, get_task(TASK))
         compiled = _compile(program)
         if isinstance(compiled, Missing):
             rows[mixer] = measure.without_time(StepCost(mixer=mixer, length=length), compiled)
@@ -217,7 +217,7 @@ def measure_apart(settings: TrainSettings, *, progress: Progress) -> dict[str, A
     (mixer,), (length,) = settings.mixers, settings.lengths
     progress.show(f"{mixer}, T = {length:,}: a training step in a process of its own")
     row: dict[str, Any] = {"mixer": mixer, "length": length, "seconds": None, "total_bytes": None}
-    row |= {"width": settings.config(mixer, length).model.width, "peak_rss_bytes": None}
+    row |= {"width": settings.config(mixer, length).settings.model.width, "peak_rss_bytes": None}
     row |= {"missing": "", "note": ""}
     arguments = {"settings": dataclasses.asdict(settings)}
     try:
@@ -233,7 +233,7 @@ def one_step(settings: dict[str, Any]) -> dict[str, Any]:
     chosen = TrainSettings(**fields)
     (mixer,), (length,) = chosen.mixers, chosen.lengths
     config = chosen.config(mixer, length)
-    program = Program(config, get_task(TASK))
+    program = Trainer(config, get_task(TASK))
     compiled = _compile(program)
     if isinstance(compiled, Missing):
         return {"missing": compiled.kind, "note": compiled.why}

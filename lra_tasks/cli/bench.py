@@ -31,7 +31,7 @@ class BenchData:
     """Names of tasks; all if not given."""
     mixer: str = "hrr"
     """Name of the mixer, or package.module:Class."""
-    preset: Literal["smoke", "quick", "small", "lra", "paper"] = "small"
+    preset: Literal["smoke", "quick", "small", "arena", "paper"] = "small"
     """Where length, batch size and model come from."""
     steps: int = 30
     """Training steps measured for each task."""
@@ -140,7 +140,7 @@ class BenchTrain:
     """Values of T."""
     batch_size: int = 32
     """Examples of a step."""
-    preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
+    preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
     """Of the task text, where the model comes from."""
     repeats: int = 10
     """Rounds at most; in each, every mixer makes a step, in an order shuffled anew. softmax has its own,

@@ -21,7 +21,7 @@ from lra_tasks.cli.printing import (
 from lra_tasks.cli.tables import print_paragraphs, print_table
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import Interrupted, UsageError
-from lra_tasks.presets import PRESETS, folder_name
+from lra_tasks.presets import PRESETS, comparison_name
 from lra_tasks.tasks import ARENA
 
 Positional = tyro.conf.Positional
@@ -33,7 +33,7 @@ class ListTasks:
     """Show the tasks, mixers and presets."""
 
     def run(self) -> None:
-        from lra_tasks.model.mixers import ABOUT
+        from lra_tasks.model.mixers import MIXERS
 
         print_table(
             ("task", "tokens", "classes", "train / validation / test"),
@@ -51,7 +51,10 @@ class ListTasks:
         print()
         print_table(("preset", "what it is for"), list(PRESETS.items()))
         print()
-        print_table(("mixer", "what it is"), [*ABOUT.items(), ("package.module:Class", "your own")])
+        print_table(
+            ("mixer", "what it is"),
+            [*((name, entry.about) for name, entry in MIXERS.items()), ("package.module:Class", "your own")],
+        )
 
 
 @dataclasses.dataclass
@@ -187,7 +190,7 @@ class Train:
     """Name of the mixer, or package.module:Class."""
     seed: int = 0
     """Of the parameters, the order of the examples and the dropout."""
-    preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
+    preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
     """Where the settings start from; every flag below changes one of them."""
     run_dir: Path | None = None
     """Folder of this run; runs/TASK-PRESET/MIXER-seedSEED if not given, with what was changed of
@@ -211,9 +214,9 @@ class Train:
         from lra_tasks.training import processes
         from lra_tasks.training.loop import train
 
-        config = Config(task=self.task, mixer=self.mixer, seed=self.seed, **vars(self.settings))
+        config = Config(settings=self.settings, task=self.task, mixer=self.mixer, seed=self.seed)
         run_dir = self.run_dir or Path(
-            "runs", folder_name(self.task, self.preset, self.settings), config.name
+            "runs", comparison_name(self.task, self.preset, self.settings), config.name
         )
         if self.distributed:
             processes.initialize(self.coordinator, self.num_processes, self.process_id)
@@ -285,7 +288,7 @@ class Compare:
     """Names of mixers, or package.module:Class."""
     seeds: tuple[int, ...] = (0,)
     """One run of every mixer for each."""
-    preset: Literal["smoke", "quick", "small", "lra", "paper"] = "quick"
+    preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
     """Where the settings start from; every flag below changes one of them."""
     out_dir: Path | None = None
     """Folder of the comparison; runs/TASK-PRESET if not given, with what was changed of the preset."""
@@ -298,7 +301,7 @@ class Compare:
         from lra_tasks.comparison import compare
         from lra_tasks.progress import Progress
 
-        out_dir = self.out_dir or Path("runs", folder_name(self.task, self.preset, self.settings))
+        out_dir = self.out_dir or Path("runs", comparison_name(self.task, self.preset, self.settings))
         with Progress() as progress:
             result = compare(
                 self.task,

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lra_tasks.errors import UsageError
-from lra_tasks.tasks import Examples
+from lra_tasks.task import Examples
 
 if TYPE_CHECKING:
     import grain
 
-
 Batch = dict[str, np.ndarray]
-
-
 ALL = slice(None)
 
 

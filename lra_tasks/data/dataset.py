@@ -1,21 +1,164 @@
-"""From a prepared dataset to batches: check it, read it at random, pad and batch."""
+"""A prepared dataset, opened once: its task, its manifest, and its splits to read at random."""
 
 import bisect
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lra_tasks.config import Config
+from lra_tasks.config import Settings
 from lra_tasks.data.batches import read_many
-from lra_tasks.data.location import DatasetDir, checked_manifest
+from lra_tasks.data.location import DatasetDir, checked_manifest, identity
 from lra_tasks.errors import UsageError, unknown_name
-from lra_tasks.tasks import SPLITS, Examples, Task, get_task
+from lra_tasks.task import SPLITS, Examples, Task
+from lra_tasks.tasks import get_task
 
-READ_AHEAD = 256  # examples an iteration over a source reads at once
+READ_AHEAD = 256  # examples that an iteration over a source reads at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset.
+
+    Attributes:
+      task: Its task, with the number of classes that the data decide for `bytes`.
+      variant: Its variant of the task.
+      manifest: Content of its manifest: "dataset", "num_examples", "metadata", "contents", "versions",
+        "files".
+      splits: Sources of its examples: "train", "validation" and "test".
+    """
+
+    task: Task
+    variant: str
+    manifest: Mapping[str, Any]
+    splits: Mapping[str, "Source"]
+
+    @property
+    def identity(self) -> str:
+        """A digest of all examples and labels in their order: equal for equal data."""
+        return identity(self.manifest)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The name, the identity and the metadata of the dataset, which runs keep in `data.json`."""
+        return {"dataset": self.manifest["dataset"], "identity": self.identity, **self.manifest["metadata"]}
+
+    def for_run(self, settings: Settings) -> dict[str, Examples]:
+        """Returns the examples that a run trains on, validates on and is tested on, by its protocol.
+
+        Raises:
+          UsageError: If the protocol is not for this task, or the length would cut or pad pictures.
+        """
+        self.check_length(settings.length)
+        if settings.protocol == "held-out":
+            return dict(self.splits)
+        if not self.task.validation_from_train:
+            raise UsageError(
+                f"protocol must be 'held-out' for {self.task.name}, which has a validation split of its own;"
+                f" got '{settings.protocol}'.",
+                argument="protocol",
+            )
+        joined = Joined(self.splits["train"], self.splits["validation"])
+        return {"train": joined, "validation": self.splits["test"], "test": self.splits["test"]}
+
+    def check_length(self, length: int) -> None:
+        """Refuses a length at which pictures would be cut or padded: rows would no longer be aligned.
+
+        Raises:
+          UsageError: If the task's tokens are pixels, and the pictures have another number of them.
+        """
+        if self.task.is_image:
+            pixels = self.manifest["contents"]["splits"]["train"]["lengths"][1]
+            if length != pixels:
+                raise UsageError(
+                    f"length must be {pixels:,}, the number of pixels of {self.manifest['dataset']}; got"
+                    f" {length:,}.",
+                    argument="length",
+                )
+
+
+def open_dataset(
+    task: Task | str,
+    variant: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    verify: bool = True,
+) -> Dataset:
+    """Opens a prepared dataset.
+
+    Args:
+      task: Task or its name.
+      variant: As in `prepare`.
+      data_dir: As in `prepare`.
+      verify: Whether to compare the SHA-256 of every file with the manifest's; without it, only names and
+        sizes are compared.
+
+    Raises:
+      UsageError: If the variant is unknown, or the dataset is not prepared, not whole, or a file of it is
+        missing, cut or altered. The message names folder and file and the command that mends it.
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    variant = task.variant if variant is None else variant
+    place = DatasetDir(task, variant, data_dir)
+    manifest = checked_manifest(place, verify=verify)
+    import tensorflow_datasets as tfds
+
+    builder: Any = tfds.builder_from_directory(place.folder)
+    task = _completed(task, manifest)
+    splits = {split: Source(task, split, manifest, builder.as_data_source(split)) for split in SPLITS}
+    return Dataset(task, variant, manifest, splits)
+
+
+def load(
+    task: Task | str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    variant: str | None = None,
+    verify: bool = True,
+    in_memory: bool = False,
+) -> "Source":
+    """Opens one split of a prepared dataset.
+
+    Args:
+      task: Task or its name.
+      split: "train", "validation" or "test".
+      data_dir: As in `prepare`.
+      variant: As in `prepare`.
+      verify: As in `lra_tasks.data.dataset.open_dataset`.
+      in_memory: Whether to read the whole split now, so that batches come several times as fast afterwards.
+
+    Returns:
+      The examples in the order in which they were prepared.
+
+    Raises:
+      UsageError: If the split is unknown; and as `open_dataset`.
+    """
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    source = open_dataset(task, variant, data_dir, verify=verify).splits[split]
+    return source.in_memory() if in_memory else source
+
+
+def completed_task(task: Task | str, variant: str, data_dir: str | os.PathLike[str] | None = None) -> Task:
+    """Returns a task with all fields that its prepared data decide: the number of classes of `bytes`.
+
+    Raises:
+      UsageError: If the task is unknown, or its data decide and are not prepared.
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    if task.num_classes:
+        return task
+    return _completed(task, checked_manifest(DatasetDir(task, variant, data_dir), verify=False))
+
+
+def _completed(task: Task, manifest: Mapping[str, Any]) -> Task:
+    if task.num_classes:
+        return task
+    return dataclasses.replace(task, num_classes=len(manifest["metadata"]["classes"]))
 
 
 class Source:
@@ -27,10 +170,10 @@ class Source:
     Attributes:
       task: The task.
       split: One of `SPLITS`.
-      manifest: What the dataset's manifest says: "num_examples", "metadata", "versions", "files".
+      manifest: Content of the dataset's manifest, as in `Dataset`.
     """
 
-    def __init__(self, task: Task, split: str, manifest: dict[str, Any], examples: Examples) -> None:
+    def __init__(self, task: Task, split: str, manifest: Mapping[str, Any], examples: Examples) -> None:
         self.task, self.split, self.manifest = task, split, manifest
         self._examples = examples
 
@@ -64,66 +207,15 @@ class Source:
         for start in range(0, len(self), READ_AHEAD):
             yield from self.__getitems__(range(start, min(start + READ_AHEAD, len(self))))
 
-
-def load(
-    task: Task | str,
-    split: str,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    variant: str | None = None,
-    verify: bool = True,
-    in_memory: bool = False,
-) -> Source:
-    """Opens one split of a prepared dataset.
-
-    Args:
-      task: The task or its name.
-      split: "train", "validation" or "test".
-      data_dir: As in `prepare`.
-      variant: As in `prepare`.
-      verify: Compares the SHA-256 of every file with the manifest's; without it, only names and sizes.
-      in_memory: Reads the whole split now, so that batches come several times as fast afterwards.
-
-    Returns:
-      The examples in the order they were prepared in.
-
-    Raises:
-      UsageError: The split or variant is unknown; the dataset is not prepared, not whole, or a file of it is
-        missing, cut or altered. The message names folder and file and the command that mends it.
-    """
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
-    task = get_task(task) if isinstance(task, str) else task
-    place = DatasetDir(task, task.variant if variant is None else variant, data_dir)
-    manifest = checked_manifest(place, verify=verify)
-    import tensorflow_datasets as tfds
-
-    builder: Any = tfds.builder_from_directory(place.folder)
-    stored: Examples = builder.as_data_source(split)
-    if in_memory:
-        stored = [
-            example
-            for i in range(0, len(stored), READ_AHEAD)
-            for example in read_many(stored, range(i, min(i + READ_AHEAD, len(stored))))
-        ]
-    return Source(task, split, manifest, stored)
-
-
-def record(task: str, variant: str, data_dir: str | os.PathLike[str] | None = None) -> Task:
-    """Returns a task's record, completed by what its prepared data tell: the number of classes of `bytes`.
-
-    Raises:
-      UsageError: There is no such task; or its data decide and are not prepared.
-    """
-    known = get_task(task)
-    if known.num_classes:
-        return known
-    manifest = checked_manifest(DatasetDir(known, variant, data_dir), verify=False)
-    return dataclasses.replace(known, num_classes=len(manifest["metadata"]["classes"]))
+    def in_memory(self) -> "Source":
+        """Returns the same split, read whole."""
+        starts = range(0, len(self), READ_AHEAD)
+        blocks = (read_many(self._examples, range(i, min(i + READ_AHEAD, len(self)))) for i in starts)
+        return Source(self.task, self.split, self.manifest, list(itertools.chain.from_iterable(blocks)))
 
 
 class Joined:
-    """Several sources one after the other, as one."""
+    """Several sources in a row, as one."""
 
     def __init__(self, *sources: Examples) -> None:
         self._sources = sources
@@ -148,41 +240,3 @@ class Joined:
         for source, start in zip(self._sources, self._starts, strict=False):
             for example in source:
                 yield example | {"index": start + example["index"]}
-
-
-def open_splits(config: Config, data_dir: str | os.PathLike[str] | None = None) -> dict[str, Examples]:
-    """Opens what a run trains on, validates on and is tested on, as its protocol says; checks every file.
-
-    Raises:
-      UsageError: As `load`; the protocol is not for this task; the length would cut or pad pictures.
-    """
-    task = record(config.task, config.variant, data_dir)
-    splits: dict[str, Examples] = {}
-    for split in SPLITS:  # the files are of all splits: checked once
-        source = load(task, split, data_dir, variant=config.variant, verify=split == "train")
-        check_length(source, config.length)
-        splits[split] = source
-    if config.protocol == "paper":
-        if not task.validation_from_train:
-            raise UsageError(
-                f"--protocol paper is for tasks whose validation split is cut from the training split; "
-                f"{task.name} has one of its own."
-            )
-        joined = Joined(splits["train"], splits["validation"])
-        splits = {"train": joined, "validation": splits["test"], "test": splits["test"]}
-    return splits
-
-
-def check_length(source: Source, length: int) -> None:
-    """Refuses a length at which pictures would be cut or padded: no row would stand above the next one.
-
-    Raises:
-      UsageError: The task's tokens are pixels, and the pictures have another number of them.
-    """
-    if source.task.is_image:
-        pixels = source.manifest["contents"]["splits"][source.split]["lengths"][1]
-        if length != pixels:
-            raise UsageError(
-                f"The pictures of {source.task.name} in {source.manifest['dataset']} have {pixels:,} pixels; "
-                f"--length is {length:,}. It has to be {pixels}."
-            )

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ class DatasetDir:
         return self.task.builder_class()
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether the dataset is drawn from a seed, and not read from files."""
+        return bool(getattr(self.builder_class.config_named(self.variant), "num_examples", None))
+
+    @property
     def root(self) -> Path:
         return data_root(self.data_dir)
 
@@ -65,7 +70,7 @@ class DatasetDir:
         return self.root / self.builder_class.name / f".{self.variant}.lock"
 
     def command(self, *options: str) -> str:
-        words = ["lra", "prepare", self.task.name, *options]
+        words = ["lra", "prepare", self.task.key, *options]
         if self.variant != self.task.variant:
             words += ["--variant", self.variant]
         if self.data_dir is not None:
@@ -107,7 +112,7 @@ def read_manifest(place: DatasetDir) -> dict[str, Any]:
     return manifest
 
 
-def identity(manifest: dict[str, Any]) -> str:
+def identity(manifest: Mapping[str, Any]) -> str:
     """Returns a digest of all examples and labels of a dataset, in their order: equal for equal data."""
     digests = [manifest["contents"]["splits"][split]["sha256"] for split in SPLITS]
     return hashlib.sha256("".join(digests).encode()).hexdigest()

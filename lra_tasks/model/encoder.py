@@ -1,4 +1,4 @@
-"""The encoder every mixer is put into: embedding, positions, blocks, pooling, classifier."""
+"""The encoder around every mixer: embedding, positions, blocks, pooling, classifier."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lra_tasks.config import Config
+from lra_tasks.config import ModelConfig
 from lra_tasks.errors import UsageError
 from lra_tasks.model.mixers import MixerSpec, get_mixer
 
@@ -24,34 +24,40 @@ def sinusoidal_positions(length: int, width: int) -> np.ndarray:
 
 
 class Block(nnx.Module):
-    """One pre-norm encoder block: x + mixer(norm(x)), then x + mlp(norm(x))."""
+    """One pre-norm encoder block: x + mixer(norm(x)), then x + mlp(norm(x)).
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
-        model = config.model
-        width, dtype = model.width, jnp.dtype(model.dtype)
+    Args:
+      config: Sizes of the encoder.
+      mixer: Name of the mixer, which may have options.
+      length: Longest sequence without the token of the pooling "cls".
+      rngs: Stream `params`.
+    """
+
+    def __init__(self, config: ModelConfig, mixer: str, length: int, *, rngs: nnx.Rngs) -> None:
+        width, dtype = config.width, jnp.dtype(config.dtype)
         norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, rngs=rngs)
         linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
-        mixer_class = get_mixer(config.mixer)
-        self.mixer_name = config.mixer
-        self.length = config.length + (model.pooling == "cls")
-        if mixer_class is not None:
+        make_mixer = get_mixer(mixer)
+        self.mixer_name = mixer
+        self.length = length + (config.pooling == "cls")
+        self.has_mixer = make_mixer is not None
+        if make_mixer is not None:
             self.mixer_norm = norm()
-            self.mixer = mixer_class(
+            self.mixer = make_mixer(
                 MixerSpec(
                     width=width,
-                    num_heads=model.num_heads,
-                    qkv_features=model.qkv_features or width,
+                    num_heads=config.num_heads,
+                    qkv_features=config.qkv_features or width,
                     length=self.length,
-                    dropout_rate=model.dropout_rate,
+                    dropout_rate=config.dropout_rate,
                     dtype=dtype,
                 ),
                 rngs=rngs,
             )
-        self.has_mixer = mixer_class is not None
         self.mlp_norm = norm()
-        self.mlp_in = linear(width, model.mlp_features)
-        self.mlp_out = linear(model.mlp_features, width)
-        self.dropout = nnx.Dropout(model.dropout_rate)
+        self.mlp_in = linear(width, config.mlp_features)
+        self.mlp_out = linear(config.mlp_features, width)
+        self.dropout = nnx.Dropout(config.dropout_rate)
 
     def __call__(
         self,
@@ -78,43 +84,52 @@ class Block(nnx.Module):
 class Classifier(nnx.Module):
     """A sequence classifier: embedding + positions → blocks → pooling → norm → Dense-GELU-Dense.
 
-    Of a pair, both sequences go through the same encoder and norm, to x₁ and x₂, and the Dense layers see
+    Both sequences of a pair go through the same encoder and norm, to x₁ and x₂, and the Dense layers see
     [x₁, x₂, x₁ · x₂, x₁ - x₂].
 
     Args:
-      config: the run's configuration: its `model`, `mixer` and `length`, the number of positions.
-      vocab_size: number of token ids, the padding's 0 included.
-      num_classes: number of logits.
-      num_inputs: sequences in an example, 1 or 2.
-      rngs: the stream `params`.
+      config: Sizes of the encoder.
+      mixer: Name of the mixer, which may have options: "hrr:rescale=True".
+      length: Number of positions, the longest sequence.
+      vocab_size: Number of token ids, including the padding's 0.
+      num_classes: Number of logits.
+      num_inputs: Sequences per example, 1 or 2.
+      rngs: Stream `params`.
 
     Raises:
-      UsageError: if the mixer is unknown.
+      UsageError: If the mixer is unknown or does not take its options.
     """
 
     def __init__(
-        self, config: Config, *, vocab_size: int, num_classes: int, num_inputs: int = 1, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        mixer: str,
+        *,
+        length: int,
+        vocab_size: int,
+        num_classes: int,
+        num_inputs: int = 1,
+        rngs: nnx.Rngs,
     ) -> None:
-        model = config.model
+        width, dtype = config.width, jnp.dtype(config.dtype)
         self.num_inputs = num_inputs
-        width, hidden, dtype = model.width, model.mlp_features, jnp.dtype(model.dtype)
-        self.length = config.length
+        self.length = length
         self.dtype = dtype
-        self.pooling = model.pooling
+        self.pooling = config.pooling
         # The arena's scales: tokens of size 1, beside which sines show and learned positions start small.
         unit_normal, normal = nnx.initializers.normal(1.0), nnx.initializers.normal(0.02)
         self.embedding = nnx.Embed(vocab_size, width, embedding_init=unit_normal, dtype=dtype, rngs=rngs)
-        self.learned_positions = model.positions == "learned"
+        self.learned_positions = config.positions == "learned"
         if self.learned_positions:
-            self.positions = nnx.Param(normal(rngs.params(), (config.length, width), jnp.float32))
-        if model.pooling == "cls":
+            self.positions = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
+        if config.pooling == "cls":
             self.cls = nnx.Param(normal(rngs.params(), (1, 1, width), jnp.float32))
-        self.dropout = nnx.Dropout(model.dropout_rate)
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(model.num_layers)])
+        self.dropout = nnx.Dropout(config.dropout_rate)
+        self.blocks = nnx.List([Block(config, mixer, length, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         features = width if num_inputs == 1 else 4 * width
-        self.head_in = nnx.Linear(features, hidden, dtype=dtype, rngs=rngs)
-        self.head_out = nnx.Linear(hidden, num_classes, rngs=rngs)
+        self.head_in = nnx.Linear(features, config.mlp_features, dtype=dtype, rngs=rngs)
+        self.head_out = nnx.Linear(config.mlp_features, num_classes, rngs=rngs)
 
     def encode(
         self,
@@ -124,21 +139,21 @@ class Classifier(nnx.Module):
         deterministic: bool,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B D"]:
-        """Returns one vector a sequence; padding changes nothing.
+        """Returns one vector per sequence; padding changes nothing.
 
         Args:
-          tokens: ids in [0, vocab_size).
+          tokens: Ids in [0, vocab_size).
           mask: True for real tokens.
-          deterministic: no dropout.
-          rngs: the stream `dropout`; needed unless deterministic.
+          deterministic: Whether to leave dropout out.
+          rngs: Stream `dropout`; needed unless deterministic.
 
         Raises:
-          UsageError: if T exceeds the number of positions, or the mixer returns a wrong shape.
+          UsageError: If T exceeds the number of positions, or the mixer returns a wrong shape.
         """
         if tokens.shape[1] > self.length:
             raise UsageError(
-                f"The model has {self.length} positions; it was given sequences of {tokens.shape[1]} tokens."
-                " Train it with a --length that covers the longest sequence, or evaluate at its own."
+                f"tokens must have at most {self.length} positions, the model's; got {tokens.shape[1]}. Train"
+                " with a length that covers the longest sequence, or evaluate at the run's own."
             )
         x = self.embedding(tokens)
         if self.learned_positions:
@@ -154,7 +169,8 @@ class Classifier(nnx.Module):
         for block in self.blocks:
             x = block(x, mask, deterministic=deterministic, rngs=rngs)
         if self.pooling != "mean":
-            # Not x[:, 0]: its gradient is a padding, and XLA on CPU does some of its work twice.
+            # Not x[:, 0]: the gradient of a slice is a padding, for which XLA on CPU computes some work
+            # twice.
             first = jnp.arange(x.shape[1])[:, None] == 0
             return jnp.sum(jnp.where(first, x.astype(jnp.float32), 0.0), axis=1)
         weights = mask.astype(jnp.float32) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
@@ -183,5 +199,5 @@ class Classifier(nnx.Module):
 
 
 def num_parameters(params: object) -> int:
-    """Returns how many numbers a tree of parameters holds."""
+    """Returns the number of parameters in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -135,12 +135,13 @@ def steps(run: PastRun) -> str:
     """
     if run.config is None:
         return "-"
-    return f"{run.step:,}" if run.step == run.config.num_steps else f"{run.step:,}/{run.config.num_steps:,}"
+    total = run.config.settings.num_steps
+    return f"{run.step:,}" if run.step == total else f"{run.step:,}/{total:,}"
 
 
 def title(run: PastRun) -> str:
     """The name of the run's task, with that of the dataset where it is not the arena's."""
-    return "-" if run.config is None else get_task(run.config.task).title(run.config.variant)
+    return "-" if run.config is None else get_task(run.config.task).title(run.config.settings.variant)
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -167,7 +168,7 @@ def _read(folder: Path) -> PastRun:
         if not summary and not running:  # rows that were not saved are dropped where the run is gone on with
             rows = [row for row in rows if row["step"] <= saved]
         validations = [row for row in rows if row["split"] == "validation"]
-        known: dict[str, Any] = {"config": config, "preset": preset_of(config)}
+        known: dict[str, Any] = {"config": config, "preset": preset_of(config.task, config.settings)}
         if validations:
             known["validation_accuracy"] = max(row["accuracy"] for row in validations)
             known["seconds"] = validations[-1]["seconds"]

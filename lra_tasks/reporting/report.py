@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lra_tasks.config import read_config
+from lra_tasks.config import flat, read_config
 from lra_tasks.errors import UsageError
 from lra_tasks.files import replace, write_json, writing
-from lra_tasks.model.mixers import ABOUT
+from lra_tasks.model.mixers import about
 from lra_tasks.presets import preset_of
 from lra_tasks.reporting.results import Report, Row, Run, rounded
 from lra_tasks.training.metrics import Metrics
@@ -95,8 +95,8 @@ def _run(summary: dict[str, Any], folder: Path) -> Run:
 
 
 def _shared_settings(folder: Path) -> dict[str, Any]:
-    settings = json.loads((folder / "config.json").read_text())
-    return {name: value for name, value in settings.items() if name not in ("mixer", "seed")}
+    config = read_config(folder)
+    return {"task": config.task, **flat(config.settings)}
 
 
 def _ratios(rows: Sequence[Row]) -> list[str]:
@@ -122,7 +122,8 @@ def _parameter_rule(rows: Sequence[Row]) -> list[str]:
 
 def _smoke_rule(folder: Path) -> list[str]:
     """Returns a warning where a run, and so all, has the settings of the preset that is no race."""
-    if preset_of(read_config(folder)) != "smoke":
+    config = read_config(folder)
+    if preset_of(config.task, config.settings) != "smoke":
         return []
     return ["Preset smoke: a proof that everything runs. Its few steps teach a model nothing."]
 
@@ -142,7 +143,7 @@ def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str
         " where there are several. Examples/s are those of the median training step. Memory is that of the"
         " compiled training step: arguments, outputs and temporaries. Time is that of training and"
         " validation.",
-        "; ".join(f"{row.mixer} is {ABOUT.get(row.mixer, 'a mixer of your own')}" for row in rows) + ".",
+        "; ".join(f"{row.mixer} is {about(row.mixer)}" for row in rows) + ".",
         f"Measured on {environment['devices'][0]} ({len(environment['devices'])} device(s),"
         f" {environment['cpus']} CPUs), Python {environment['python']}, {versions};"
         f" data: {summary['data']['dataset']}, {summary['data'].get('origin', 'unknown origin')}.",

@@ -1,6 +1,9 @@
-"""The tasks by name: one module a task, one line here."""
+"""The tasks by name: one folder per task, one line here."""
 
-from lra_tasks.errors import unknown_name
+import dataclasses
+import importlib
+
+from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.task import SPLITS, Examples, Task
 from lra_tasks.tasks.byte_files import task as byte_files
 from lra_tasks.tasks.image import task as image
@@ -16,14 +19,26 @@ TASKS: dict[str, Task] = {task.name: task for task in (*ARENA, byte_files.TASK)}
 
 
 def get_task(name: str) -> Task:
-    """Returns the task the command line calls `name`.
+    """Returns the task of a name in `TASKS`, or a task of the user's own, `package.module:TASK`.
 
     Raises:
-      UsageError: There is no such task; the message lists those there are.
+      UsageError: If there is no such task; the message lists the known names.
 
     >>> get_task("listops").num_classes
     10
     """
-    if name not in TASKS:
-        raise unknown_name("task", name, TASKS)
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise unknown_name("task", name, [*TASKS, "package.module:TASK"])
+    try:
+        task = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"The task '{name}' cannot be imported: {error}. Name a task of your own package.module:TASK."
+            " Its module must be importable: installed, in the current directory or on PYTHONPATH."
+        ) from error
+    if not isinstance(task, Task):
+        raise UsageError(f"The task '{name}' must be a lra_tasks.tasks.Task; got {task!r}.")
+    return dataclasses.replace(task, address=name)

@@ -1,23 +1,61 @@
-"""The evaluation of a run's best parameters."""
+"""Evaluation: of parameters on a split, and of the best parameters of a run, which can be restored."""
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from lra_tasks.config import read_config
-from lra_tasks.data import dataset
-from lra_tasks.data.location import DatasetDir, checked_manifest, identity
+from lra_tasks.config import Config, read_config
+from lra_tasks.data.batches import evaluation_batches
+from lra_tasks.data.dataset import open_dataset
 from lra_tasks.errors import UsageError
+from lra_tasks.model.encoder import Classifier
 from lra_tasks.progress import Progress, Silent
+from lra_tasks.task import Examples, Task
+from lra_tasks.tasks import get_task
 from lra_tasks.training import processes
 from lra_tasks.training.checkpoint import Checkpoints
 from lra_tasks.training.run_folder import check_data
-from lra_tasks.training.step import Program
+from lra_tasks.training.step import Trainer
+
+
+def evaluate_params(
+    trainer: Trainer,
+    params: Any,
+    source: Examples,
+    config: Config,
+    progress: Progress,
+    message: str,
+    *,
+    limit: int | None = None,
+    length: int | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> tuple[float, float]:
+    """Returns accuracy in percent and mean loss over the first `limit` examples (None: all).
+
+    `between` is called before every batch; an exception that it raises ends the evaluation.
+    """
+    settings = config.settings
+    length = settings.length if length is None else length
+    total = len(source) if limit is None else min(limit, len(source))
+    batches = evaluation_batches(
+        source, length=length, batch_size=settings.batch_size, limit=limit, rows=trainer.rows
+    )
+    evaluation = trainer.compile_evaluation(params, length)
+    correct = loss = done = 0.0
+    for batch in batches:
+        between()
+        progress.show(message, round(done), total)
+        batch_correct, batch_loss = jax.device_get(evaluation(params, trainer.shard(batch)))
+        correct, loss = correct + float(batch_correct), loss + float(batch_loss)
+        done += float((batch["index"] >= 0).sum())
+    return 100.0 * correct / done, loss / done
 
 
 def evaluate(
@@ -31,43 +69,71 @@ def evaluate(
     """Evaluates the best parameters of a run on all examples of a split.
 
     Args:
-      run_dir: folder of a run that has at least one checkpoint.
+      run_dir: Folder of a run that has at least one validated checkpoint.
       split: "train", "validation" or "test", as the run's protocol has them.
-      length: tokens an input is cut to; None means the run's own.
-      data_dir: folder of all datasets, as in `lra_tasks.prepare`.
-      progress: shows what is under way; None for silence.
+      length: Tokens that an input is cut to; None means the run's own.
+      data_dir: Folder of all datasets, as in `lra_tasks.prepare`.
+      progress: Display of the progress; None for silence.
 
     Returns:
       `accuracy` in percent, `loss`, `num_examples`, and the `step` of the parameters.
 
     Raises:
-      UsageError: if there is no run or no checkpoint, for other data than the run began on, for a length
+      UsageError: If there is no run or no checkpoint, for other data than the run began on, for a length
         beyond the model's positions, or in one of several processes.
     """
     if processes.count() > 1:
         raise UsageError("An evaluation is for one process; several train a run, which one then evaluates.")
     run_dir = Path(run_dir)
     config = read_config(run_dir)
-    task = dataset.record(config.task, config.variant, data_dir)
+    dataset = open_dataset(config.task, config.settings.variant, data_dir)
     if length is not None:
-        dataset.check_length(
-            dataset.load(task, split, data_dir, variant=config.variant, verify=False), length
-        )
-    source = dataset.open_splits(config, data_dir)[split]
-    manifest = checked_manifest(DatasetDir(task, config.variant, data_dir), verify=False)
-    check_data(run_dir, {"dataset": manifest["dataset"], "identity": identity(manifest)})
-    devices = jax.device_count()  # those of training may have been others
-    config = dataclasses.replace(config, batch_size=devices * math.ceil(config.batch_size / devices))
-    program = Program(config, task)
-    state = program.init()
+        dataset.check_length(length)
+    source = dataset.for_run(config.settings)[split]
+    check_data(run_dir, dataset.origin)
+    devices = jax.device_count()  # training may have used another number of devices
+    batch_size = devices * math.ceil(config.settings.batch_size / devices)
+    config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, batch_size=batch_size))
+    trainer = Trainer(config, dataset.task)
+    params, step = _best_params(run_dir, trainer)
+    accuracy, loss = evaluate_params(
+        trainer, params, source, config, progress or Silent(), "evaluating", length=length
+    )
+    return {"accuracy": accuracy, "loss": loss, "num_examples": len(source), "step": step}
+
+
+def restore(run_dir: str | os.PathLike[str]) -> tuple[Classifier, Config, Task]:
+    """Returns the model of a run with its best parameters, its configuration and its task.
+
+    The data of the run need not be at hand.
+
+    Args:
+      run_dir: Folder of a run that has at least one validated checkpoint.
+
+    Raises:
+      UsageError: If there is no run or no validated checkpoint, or it cannot be read.
+    """
+    run_dir = Path(run_dir)
+    config = read_config(run_dir)
+    task = get_task(config.task)
+    if not task.num_classes:
+        origin = json.loads((run_dir / "data.json").read_text())
+        task = dataclasses.replace(task, num_classes=len(origin["classes"]))
+    devices = jax.device_count()
+    settings = dataclasses.replace(config.settings, batch_size=devices)  # the model does not depend on it
+    trainer = Trainer(dataclasses.replace(config, settings=settings), task)
+    params, _ = _best_params(run_dir, trainer)
+    return trainer.model(params), config, task
+
+
+def _best_params(run_dir: Path, trainer: Trainer) -> tuple[Any, int]:
+    """The parameters of the best validation, and their step."""
+    state = trainer.init()
     with contextlib.closing(Checkpoints(run_dir / "checkpoints")) as checkpoints:
         restored = checkpoints.restore({"state": state, "best_params": state.params})
     if restored is None:
-        raise UsageError(f"The run in {run_dir} has no checkpoint yet. `lra train` goes on with it.")
-    tree, record = restored
-    if not record["best_step"]:
-        raise UsageError(f"The run in {run_dir} has no validated step yet. `lra train` goes on with it.")
-    accuracy, loss = program.evaluate(
-        tree["best_params"], source, None, progress or Silent(), "evaluating", length=length
-    )
-    return {"accuracy": accuracy, "loss": loss, "num_examples": len(source), "step": record["best_step"]}
+        raise UsageError(f"The run in {run_dir} has no checkpoint yet. `lra train` resumes it.")
+    tree, counters = restored
+    if not counters["best_step"]:
+        raise UsageError(f"The run in {run_dir} has no validated step yet. `lra train` resumes it.")
+    return tree["best_params"], counters["best_step"]

@@ -1,40 +1,224 @@
-"""What is refused before the first step."""
+"""Every refusal before the first step; the result is an open run, ready to train."""
 
+import contextlib
+import dataclasses
+import json
+import os
 import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from lra_tasks.config import Config, differences, from_json, to_json
+from lra_tasks.data.batches import training_batches
+from lra_tasks.data.dataset import Dataset, open_dataset
+from lra_tasks.data.location import DatasetDir
+from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import UsageError
-from lra_tasks.files import writing
+from lra_tasks.files import locked, writing
+from lra_tasks.model.mixers import get_mixer
+from lra_tasks.model.padding import reads_padding
+from lra_tasks.progress import Progress
+from lra_tasks.task import Examples
+from lra_tasks.tasks import get_task
 from lra_tasks.training import processes
+from lra_tasks.training.checkpoint import Checkpoints
 from lra_tasks.training.memory import free_bytes, memory_bytes
+from lra_tasks.training.metrics import Metrics
+from lra_tasks.training.run_folder import LOCK, check_data, check_folder, claim, unwritable
+from lra_tasks.training.signals import asked_to_end
+from lra_tasks.training.step import Trainer, TrainState
+from lra_tasks.training.tensorboard import Curves, check_installed
 
 
-def check_memory(compiled: jax.stages.Compiled, config: Config) -> None:
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """A run whose folder is taken and whose step is compiled.
+
+    Attributes:
+      config: The run.
+      run_dir: Its folder.
+      title: Name of its results: the task's, with the variant where that is another task.
+      origin: Name, identity and metadata of its dataset.
+      splits: Examples to train on, to validate on and to test on.
+      trainer: Model and optimizer on the mesh.
+      train_step: The compiled training step.
+      state: The state before the first step.
+      batches: Iterator over training batches.
+      checkpoints: Its checkpoints.
+      metrics: Its rows of metrics.
+      asked: List that gets an entry when the user asks the run to stop.
+      reads_padding: Whether the content of padding changes the mixer's results.
+      progress: Display of the progress.
+    """
+
+    config: Config
+    run_dir: Path
+    title: str
+    origin: Mapping[str, Any]
+    splits: Mapping[str, Examples]
+    trainer: Trainer
+    train_step: jax.stages.Compiled
+    state: TrainState
+    batches: Any
+    checkpoints: Checkpoints
+    metrics: Metrics
+    asked: list[int]
+    reads_padding: bool
+    progress: Progress
+
+    @property
+    def label(self) -> str:
+        """The run's name in messages."""
+        return _label(self.config, self.title)
+
+
+def _label(config: Config, title: str) -> str:
+    return f"{title} {config.mixer_name} seed {config.seed}"
+
+
+def finished_summary(
+    config: Config, run_dir: Path, *, tensorboard: bool, progress: Progress
+) -> dict[str, Any] | None:
+    """Returns the summary of a run that is finished already, on all processes; None for another run.
+
+    Raises:
+      UsageError: For an unknown mixer, a folder of another run, or `tensorboard` without tensorboardX.
+    """
+    summary = None
+    with processes.together():
+        get_mixer(config.mixer_name)
+        if processes.is_first():
+            if tensorboard:
+                check_installed()
+            check_folder(run_dir, config)
+            if (run_dir / "summary.json").is_file():
+                summary = json.loads((run_dir / "summary.json").read_text())
+                if tensorboard:
+                    Curves(run_dir / "tensorboard", Metrics(run_dir / "metrics.jsonl").rows()).close()
+                title = get_task(config.task).title(config.settings.variant)
+                progress.say(f"{_label(config, title)}: finished already, in {run_dir}")
+    return processes.from_first(summary)
+
+
+@contextlib.contextmanager
+def open_run(
+    config: Config,
+    run_dir: Path,
+    *,
+    dataset: Dataset | None,
+    data_dir: str | os.PathLike[str] | None,
+    mesh: Mapping[str, int] | str | None,
+    tensorboard: bool,
+    progress: Progress,
+) -> Iterator[OpenRun]:
+    """Opens a run: data, compiled step, folder, checkpoints, signals. Arguments and errors as in `train`."""
+    settings, first = config.settings, processes.is_first()
+    title = get_task(config.task).title(settings.variant)
+    label = _label(config, title)
+
+    # Data, and a trainer on the devices that they will go to.
+    with processes.together():
+        if dataset is None and first:
+            prepare_drawn(config, data_dir, progress)
+    with processes.together():
+        progress.show(f"{label}: checking the data")
+        dataset = dataset or open_dataset(config.task, settings.variant, data_dir)
+        splits, origin = dataset.for_run(settings), dataset.origin
+        if first:
+            check_data(run_dir, origin)
+        if "unofficial" in origin:
+            progress.say(f"{label}: the data are from an unofficial source: {origin['unofficial']}")
+        _check_joined()
+        trainer = Trainer(config, dataset.task, mesh)
+        batches = training_batches(
+            splits["train"],
+            length=settings.length,
+            batch_size=settings.batch_size,
+            seed=config.seed,
+            rows=trainer.rows,
+        )
+    _check_alike(config, origin)
+
+    # Compiled steps, which tell the memory that they need.
+    progress.show(f"{label}: compiling")
+    state = trainer.init()
+    train_step = trainer.compile_training(state)
+    trainer.compile_evaluation(state.params)
+    with processes.together():
+        _check_memory(train_step, config)
+    # On all processes: some compilers wait for those of the others.
+    padding = not dataset.task.is_image and reads_padding(config)
+    if padding:
+        progress.say(f"{label}: the content of padding changes this mixer's results for real tokens")
+
+    # The folder, which is taken before it is written.
+    with contextlib.ExitStack() as held:
+        with processes.together():
+            if first:
+                with unwritable(run_dir):
+                    run_dir.mkdir(parents=True, exist_ok=True)
+                    taken = f"{run_dir} is being trained by process PID; wait for it, or stop it."
+                    held.enter_context(locked(run_dir / LOCK, taken))
+                check_folder(run_dir, config)  # again: another process may have taken it since
+                check_data(run_dir, origin)
+                claim(run_dir, config, origin)
+        if processes.count() > 1:
+            _check_shared(run_dir)
+        curves = run_dir / "tensorboard" if tensorboard else None
+        metrics = Metrics(run_dir / "metrics.jsonl", writes=first, tensorboard=curves)
+        yield OpenRun(
+            config=config,
+            run_dir=run_dir,
+            title=title,
+            origin=origin,
+            splits=splits,
+            trainer=trainer,
+            train_step=train_step,
+            state=state,
+            batches=batches,
+            checkpoints=held.enter_context(contextlib.closing(Checkpoints(run_dir / "checkpoints"))),
+            metrics=held.enter_context(contextlib.closing(metrics)),
+            asked=held.enter_context(asked_to_end()),
+            reads_padding=padding,
+            progress=progress,
+        )
+
+
+def prepare_drawn(config: Config, data_dir: str | os.PathLike[str] | None, progress: Progress) -> None:
+    """Prepares a dataset that is drawn, not read from files of the user, and is not there yet."""
+    task, variant = get_task(config.task), config.settings.variant
+    place = DatasetDir(task, variant, data_dir)
+    if place.is_drawn and not place.folder.exists():
+        progress.say(f"{task.title(variant)} is not prepared yet: it is drawn now, into {place.folder}")
+        prepare(task, data_dir, variant=variant, progress=progress.show)
+
+
+def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:
     """Refuses a step that would be killed for its memory, or fail in XLA."""
     (_, needed), free = memory_bytes(compiled), free_bytes()
     if free is not None and needed > free:
         raise UsageError(
-            f"A training step of {config.task} with {config.mixer} needs {needed / 1e9:,.1f} GB of memory"
-            f" beside its parameters; {free / 1e9:,.1f} GB are free. It takes less with a smaller"
-            " --batch-size, or --length where the task allows it."
+            f"A training step of {config.task} with {config.mixer_name} needs {needed / 1e9:,.1f} GB of"
+            f" memory beside its parameters; {free / 1e9:,.1f} GB are free. A smaller batch_size needs less,"
+            " or a smaller length where the task allows it.",
+            argument="batch_size",
         )
 
 
-def check_joined() -> None:
+def _check_joined() -> None:
     """Refuses devices of other processes, as of a TPU slice, without `jax.distributed.initialize`."""
     seen = jax.process_count()
     if processes.count() != seen:
         raise UsageError(
-            f"The devices that JAX sees are those of {seen} processes, which are not joined. Give `lra train`"
+            f"The devices that JAX sees belong to {seen} processes, which are not joined. Give `lra train`"
             " --distributed; in Python, call jax.distributed.initialize() before anything else uses JAX."
         )
 
 
-def check_alike(config: Config, origin: dict[str, Any]) -> None:
+def _check_alike(config: Config, origin: Mapping[str, Any]) -> None:
     """Refuses processes that were not given the same run, or hold other examples, than the first."""
     (first_config, first_identity), *others = processes.gather([to_json(config), origin["identity"]])
     for number, (other_config, other_identity) in enumerate(others, 1):
@@ -51,9 +235,9 @@ def check_alike(config: Config, origin: dict[str, Any]) -> None:
             )
 
 
-def check_shared(run_dir: Path) -> None:
-    """Refuses folders that are not one: what process 0 writes there, the others have to find."""
-    # A name that nobody has asked for: a network file system remembers for a while what was not there.
+def _check_shared(run_dir: Path) -> None:
+    """Refuses folders that are not one: files that process 0 writes there, the others must find."""
+    # A name that nobody has asked for: a network file system remembers for a while that a file was absent.
     token = run_dir / processes.from_first(f".shared-{secrets.token_hex(8)}")
     try:
         with processes.together():
@@ -63,8 +247,9 @@ def check_shared(run_dir: Path) -> None:
         with processes.together():
             if not token.exists():
                 raise UsageError(
-                    f"--run-dir must be one folder that all processes share; got {run_dir.absolute()}, where"
-                    " what process 0 has just written in its own does not show."
+                    f"run_dir must be one folder that all processes share; got {run_dir.absolute()}, which"
+                    " does not show a file that process 0 has just written in its own.",
+                    argument="run_dir",
                 )
     finally:
         if processes.is_first():

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what it holds before the first step."""
+"""The folder of a run: its owner, and the files that it holds before the first step."""
 
 import contextlib
 import json
@@ -12,9 +12,7 @@ from lra_tasks.files import replace, write_json
 from lra_tasks.training.metrics import environment
 
 LOCK = ".lock"
-
-
-BEFORE = {LOCK, "config.json.new"}  # what a kill may leave in a folder before it is a run's
+BEFORE = {LOCK, "config.json.new"}  # files that a killed process may leave before the folder is a run's
 
 
 def check_folder(run_dir: Path, config: Config) -> None:
@@ -27,7 +25,7 @@ def check_folder(run_dir: Path, config: Config) -> None:
                 f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one."
             )
     elif run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - BEFORE):
-        raise UsageError(f"{run_dir} holds something that is no run. Give another folder for this one.")
+        raise UsageError(f"{run_dir} holds something other than a run. Give another folder for this one.")
 
 
 def check_data(run_dir: Path, origin: dict[str, Any]) -> None:
@@ -36,12 +34,12 @@ def check_data(run_dir: Path, origin: dict[str, Any]) -> None:
     if path.is_file() and json.loads(path.read_text())["identity"] != origin["identity"]:
         raise UsageError(
             f"The run in {run_dir} began on other examples than {origin['dataset']} now holds; nothing was"
-            " changed. Give another folder for a run on these, or prepare those again."
+            " changed. Give another folder for a run on these, or prepare the earlier ones again."
         )
 
 
 def claim(run_dir: Path, config: Config, origin: dict[str, Any]) -> None:
-    """Fills the run's folder, with its configuration first: from then on it is known as this run's."""
+    """Fills the folder, with its configuration first: from then on it is known as this run's."""
     with unwritable(run_dir):
         replace(run_dir / "config.json", to_json(config))
         write_json(run_dir / "data.json", origin)
@@ -51,6 +49,7 @@ def claim(run_dir: Path, config: Config, origin: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def unwritable(run_dir: Path) -> Iterator[None]:
+    """Turns the system's refusal to write into a `UsageError`."""
     try:
         yield
     except OSError as error:

@@ -22,12 +22,24 @@ from lra_tasks.data.prepare import prepare
 # Validations, saves and rows fall on different steps; the dropout shows a key that is not resumed.
 SMOKE = preset("listops", "smoke")
 CONFIG = Config(
-    task="listops",
-    **vars(
-        dataclasses.replace(SMOKE, num_steps=11, eval_every=5, save_every=3, log_every=4, eval_examples=16)
+    settings=dataclasses.replace(
+        SMOKE, num_steps=11, eval_every=5, save_every=3, log_every=4, eval_examples=16
     ),
+    task="listops",
 )
 TIMES = {"step_seconds", "seconds", "examples_per_second"}
+
+
+def change(config=CONFIG, *, model=None, optimizer=None, **options):
+    """Returns a configuration with other fields, those of its settings among them."""
+    own = {name: options.pop(name) for name in ("task", "mixer", "mixer_options", "seed") if name in options}
+    settings = dataclasses.replace(
+        config.settings,
+        model=dataclasses.replace(config.settings.model, **model or {}),
+        optimizer=dataclasses.replace(config.settings.optimizer, **optimizer or {}),
+        **options,
+    )
+    return dataclasses.replace(config, settings=settings, **own)
 
 
 def shared(tmp_path_factory, name, make):
@@ -91,7 +103,7 @@ import json, os, signal, sys
 from pathlib import Path
 from lra_tasks import training
 from lra_tasks.cli.exit_codes import exit_codes
-from lra_tasks.training import loop
+from lra_tasks.training import loop, preflight
 from lra_tasks.config import from_json
 
 config, run_dir, data_dir, name, moment = sys.argv[1:]
@@ -104,12 +116,12 @@ def count(frame, event, argument):
         if calls == int(moment):
             os.kill(os.getpid(), getattr(signal, name))
 
-claim = loop.claim
+claim = preflight.claim
 def claim_and_count(*arguments):
     claim(*arguments)
     sys.setprofile(count)
 
-loop.claim = claim_and_count
+preflight.claim = claim_and_count
 with exit_codes():
     loop.train(from_json(config), run_dir, data_dir=data_dir, tensorboard=True)
 sys.setprofile(None)

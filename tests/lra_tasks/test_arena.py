@@ -8,11 +8,11 @@ import pytest
 from helpers import arena, stand_ins
 
 from lra_tasks import Config, evaluate, preset, train
-from lra_tasks.data.dataset import open_splits
+from lra_tasks.data.dataset import open_dataset
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import UsageError
 from lra_tasks.tasks import ARENA, TASKS
-from lra_tasks.training import loop
+from lra_tasks.training import preflight
 
 NAMES = [task.name for task in ARENA]
 
@@ -63,13 +63,12 @@ def test_smoke_run(datasets, tmp_path, name):
 
 
 def settings(task, **changes):
-    return vars(dataclasses.replace(preset(task, "smoke"), **changes))
+    return dataclasses.replace(preset(task, "smoke"), **changes)
 
 
 def test_protocols(datasets):
     def opened(protocol):
-        config = Config(task="text", **settings("text", protocol=protocol))
-        return open_splits(config, datasets)
+        return open_dataset("text", "smoke", datasets).for_run(settings("text", protocol=protocol))
 
     held_out, paper = opened("held-out"), opened("paper")
     assert [len(split) for split in held_out.values()] == [256, 64, 64]
@@ -88,14 +87,14 @@ def test_protocols(datasets):
 
 
 def test_protocol_paper_is_for_carved_splits(datasets):
-    config = Config(task="listops", **settings("listops", protocol="paper"))
-    with pytest.raises(UsageError, match=r"--protocol paper is for tasks .*listops has one of its own"):
-        open_splits(config, datasets)
+    dataset = open_dataset("listops", "smoke", datasets)
+    with pytest.raises(UsageError, match=r"must be 'held-out' for listops, .*; got 'paper'"):
+        dataset.for_run(settings("listops", protocol="paper"))
 
 
 def test_a_run_of_protocol_paper_chooses_on_the_test_split(datasets, tmp_path):
     changes = {"protocol": "paper", "num_steps": 4, "eval_every": 1, "eval_examples": None}
-    config = Config(task="text", mixer="none", **settings("text", **changes))
+    config = Config(settings=settings("text", **changes), task="text", mixer="none")
     summary = train(config, tmp_path / "run", data_dir=datasets)
     assert summary["protocol"] == "paper"
     assert summary["validation_accuracy"] == summary["test_accuracy"]
@@ -107,7 +106,7 @@ def test_a_run_of_protocol_paper_chooses_on_the_test_split(datasets, tmp_path):
 
 
 def test_a_run_is_not_gone_on_with_on_other_data(datasets, tmp_path):
-    config = Config(task="text", mixer="none", **settings("text", num_steps=2))
+    config = Config(settings=settings("text", num_steps=2), task="text", mixer="none")
     train(config, tmp_path / "run", data_dir=datasets)
     (tmp_path / "run" / "summary.json").unlink()
     path = tmp_path / "run" / "data.json"
@@ -122,10 +121,10 @@ def test_a_run_is_not_gone_on_with_on_other_data(datasets, tmp_path):
 
 
 def test_a_step_that_does_not_fit_is_refused(datasets, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "free_bytes", lambda: 1000)
-    config = Config(task="text", mixer="none", **settings("text"))
+    monkeypatch.setattr(preflight, "free_bytes", lambda: 1000)
+    config = Config(settings=settings("text"), task="text", mixer="none")
     with pytest.raises(
-        UsageError, match=r"text with none needs .* GB of memory .*; 0.0 GB are free.*--batch-size"
+        UsageError, match=r"text with none needs .* GB of memory .*; 0.0 GB are free.*batch_size"
     ):
         train(config, tmp_path / "run", data_dir=datasets)
     assert not (tmp_path / "run").exists()
@@ -133,6 +132,6 @@ def test_a_step_that_does_not_fit_is_refused(datasets, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("length", [1023, 1025, 4096])
 def test_pictures_are_neither_cut_nor_padded(datasets, length):
-    config = Config(task="pathfinder", **settings("pathfinder", length=length))
-    with pytest.raises(UsageError, match=rf"have 1,024 pixels; --length is {length:,}. It has to be 1024"):
-        open_splits(config, datasets)
+    dataset = open_dataset("pathfinder", "smoke-32", datasets)
+    with pytest.raises(UsageError, match=rf"length must be 1,024, .*; got {length:,}\."):
+        dataset.for_run(settings("pathfinder", length=length))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from helpers import arena
 
-from lra_tasks import Config, ModelConfig, train
+from lra_tasks import Config, ModelConfig, Settings, train
 from lra_tasks.data.batches import training_batches
-from lra_tasks.data.dataset import load, open_splits, record
+from lra_tasks.data.dataset import completed_task, load, open_dataset
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.tasks.byte_files import builder as byte_files_builder
@@ -307,10 +307,8 @@ def test_batches_of_every_length(prepared):
             assert batch["mask"][row].sum() == len(tokens)
 
 
-CONFIG = Config(
-    task="bytes",
+SETTINGS = Settings(
     variant="mine",
-    mixer="none",
     length=300,
     batch_size=8,
     num_steps=5,
@@ -320,8 +318,9 @@ CONFIG = Config(
 
 
 def test_a_run(prepared, tmp_path):
-    assert record("bytes", "mine", prepared).num_classes == 3
-    summary = train(CONFIG, tmp_path / "run", data_dir=prepared)
+    assert completed_task("bytes", "mine", prepared).num_classes == 3
+    config = Config(settings=SETTINGS, task="bytes", mixer="none")
+    summary = train(config, tmp_path / "run", data_dir=prepared)
     assert summary["title"] == "bytes/mine"
     assert summary["data"]["classes"] == ["elf", "gzip", "text"]
     assert 0 <= summary["test_accuracy"] <= 100
@@ -346,7 +345,7 @@ def test_references_by_hand():
 
 
 class Recorded(list):
-    """Examples with a record, as a source from `open_splits` has one."""
+    """Examples with a record, as a source of a `Dataset` has one."""
 
     task = dataclasses.replace(BYTES, num_classes=5)
 
@@ -360,9 +359,9 @@ def test_references_know_classes_that_they_do_not_see(monkeypatch):
     assert references(rows, examples((b"dd", 3), (b"aa", 0)))["chance"] == 25  # no record: the largest label
 
 
-def test_open_splits_tells_the_references_the_classes(prepared, monkeypatch):
+def test_references_know_the_classes_of_a_dataset(prepared, monkeypatch):
     monkeypatch.setattr(byte_files, "FITTED_ON", 1)
-    train = open_splits(CONFIG, prepared)["train"]
+    train = open_dataset(BYTES, "mine", prepared).for_run(SETTINGS)["train"]
     assert references(train, examples((b"aa", 0)))["chance"] == pytest.approx(100 / 3)
 
 

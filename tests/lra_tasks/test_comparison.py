@@ -73,7 +73,7 @@ def test_killed_three_times_it_gives_the_same_table(smoke_race, smoke_data, tmp_
 
 def test_a_finished_comparison_trains_nothing(smoke_race, smoke_data, tmp_path, monkeypatch):
     shutil.copytree(smoke_race, tmp_path / "race")
-    monkeypatch.setattr("lra_tasks.training.loop.Program", None)
+    monkeypatch.setattr("lra_tasks.training.preflight.Trainer", None)
     settings = dataclasses.replace(arena.SMOKE, save_every=2)
     result = compare(
         "listops", ["none", "hrr"], settings, tmp_path / "race", seeds=[1, 0], data_dir=smoke_data
@@ -247,7 +247,7 @@ def test_a_report_on_the_preset_smoke_says_that_it_is_no_race(smoke_race, tmp_pa
     assert warning not in report(tmp_path / "race").markdown()  # its budget is a test's, not the preset's
     for path in (tmp_path / "race").glob("*/config.json"):
         config = from_json(path.read_text())
-        path.write_text(to_json(dataclasses.replace(config, **vars(preset("listops", "smoke")))))
+        path.write_text(to_json(dataclasses.replace(config, settings=preset("listops", "smoke"))))
     assert warning in report(tmp_path / "race").markdown()
 
 

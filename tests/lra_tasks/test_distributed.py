@@ -127,10 +127,10 @@ assert processes.gather("a") == ["a"] and processes.from_first("a") == "a"
 assert not processes.anywhere([])()
 with processes.together():
     pass
-folder, settings = sys.argv[1], vars(preset("listops", "smoke"))
+folder, settings = sys.argv[1], preset("listops", "smoke")
 for refused in (
-    lambda: train(Config(task="listops", mixer="none", **settings), folder),
-    lambda: train(Config(task="listops", mixer="none", **settings), "new", data_dir=folder),
+    lambda: train(Config(settings=settings, task="listops", mixer="none"), folder),
+    lambda: train(Config(settings=settings, task="listops", mixer="none"), "new", data_dir=folder),
     lambda: compare("bytes", ["none"], preset("listops", "smoke"), "new", data_dir=folder),
     lambda: evaluate(folder),
 ):
@@ -279,7 +279,7 @@ def test_one_is_asked_and_both_save_and_stop(which, last, runs, alone, smoke_dat
     assert_close_run(tmp_path / "run", alone)
 
 
-GOES_ON = " The same command goes on from there."
+GOES_ON = " Repeat the same command to resume."
 
 
 def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
@@ -287,9 +287,9 @@ def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
     fresh, taken = tmp_path / "fresh", tmp_path / "taken"
     shutil.copytree(alone, taken)
     (taken / "summary.json").unlink()
-    odd, other = dataclasses.replace(QUICK, batch_size=6), dataclasses.replace(QUICK, seed=1)
-    rates = dataclasses.replace(QUICK.optimizer, learning_rate=1e30, warmup_steps=0, clip_norm=None)
-    wild = dataclasses.replace(QUICK, optimizer=rates, save_every=1)
+    odd, other = arena.change(QUICK, batch_size=6), arena.change(QUICK, seed=1)
+    rates = {"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}
+    wild = arena.change(QUICK, optimizer=rates, save_every=1)
     with locked(taken / ".lock", "free"):
         results = train_by_two(
             smoke_data,
@@ -304,10 +304,10 @@ def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
         assert code == 0, errors
         theirs = "" if number == 0 else "Process 0 cannot go on: "  # only that one looks at the folder
         expected = (
-            r"--batch-size must be a multiple of the 4 devices; got 6\.",
+            r"batch_size must be a multiple of the 4 devices that share it; got 6\.",
             r"Process 1 was given another configuration .*: seed: 0, 1\. Give every process the same\.",
             f"{theirs}{taken} holds a run of another configuration",
-            f"{'Process 1 cannot go on: ' if number == 0 else ''}--run-dir must be one folder that all"
+            f"{'Process 1 cannot go on: ' if number == 0 else ''}run_dir must be one folder that all"
             f" processes share; got {tmp_path / 'there'}, where",
             r"The loss of step 2 is .*training examples (\d+, ){7}\d+\.",
             f"{theirs}{taken} is being trained by process {os.getpid()};",

@@ -19,7 +19,7 @@ from helpers import arena, sources, sources_retrieval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lra_tasks import Config, ModelConfig, train
+from lra_tasks import Config, ModelConfig, Settings, train
 from lra_tasks.data.batches import training_batches
 from lra_tasks.data.dataset import load
 from lra_tasks.data.prepare import prepare
@@ -29,7 +29,7 @@ from lra_tasks.tasks.retrieval import builder as retrieval_builder
 from lra_tasks.tasks.retrieval import task as retrieval
 from lra_tasks.tasks.retrieval.acl_pairs import Paper, make_pairs, read_citations, read_papers
 from lra_tasks.tasks.retrieval.task import read_row, references
-from lra_tasks.training.step import Program
+from lra_tasks.training.step import Trainer
 
 RETRIEVAL = dataclasses.replace(retrieval.TASK, disk_bytes=0)  # of small files
 SPLITS = ("train", "validation", "test")
@@ -579,10 +579,8 @@ T = 24
 
 def make_config(mixer="hrr", **model):
     sizes = {"width": 12, "num_heads": 2, "num_layers": 1, "mlp_features": 10, "dropout_rate": 0.0}
-    return Config(
-        task="retrieval",
+    settings = Settings(
         variant="smoke",
-        mixer=mixer,
         length=T,
         batch_size=8,
         num_steps=4,
@@ -590,10 +588,20 @@ def make_config(mixer="hrr", **model):
         eval_examples=16,
         model=ModelConfig(**sizes | model),
     )
+    return Config(settings=settings, task="retrieval", mixer=mixer)
 
 
 def build(**model):
-    return Classifier(make_config(**model), vocab_size=257, num_classes=2, num_inputs=2, rngs=nnx.Rngs(0))
+    config = make_config(**model)
+    return Classifier(
+        config.settings.model,
+        config.mixer,
+        length=T,
+        vocab_size=257,
+        num_classes=2,
+        num_inputs=2,
+        rngs=nnx.Rngs(0),
+    )
 
 
 @nnx.jit
@@ -685,18 +693,18 @@ def test_gradients_come_from_both_inputs():
 
 def test_four_devices_do_what_one_does(prepared):
     config = make_config()
-    program = Program(config, RETRIEVAL)
-    state = program.init()
+    trainer = Trainer(config, RETRIEVAL)
+    state = trainer.init()
     source = load(RETRIEVAL, "train", prepared, variant="smoke")
     batch = next(training_batches(source, length=T, batch_size=8, seed=0))
     assert batch["tokens"].shape == (8, 2, T)
-    sharded = program.shard(batch)
+    sharded = trainer.shard(batch)
     assert len(sharded["tokens"].sharding.device_set) == jax.device_count() == 4
     model = build()
     nnx.update(model, jax.device_put(jax.device_get(state.params), jax.devices()[0]))
     logits = classify(model, jnp.asarray(batch["tokens"]), jnp.asarray(batch["mask"]))
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(batch["label"])).mean()
-    _, (loss, correct, norm) = program.compile(state)(state, sharded)
+    _, (loss, correct, norm) = trainer.compile_training(state)(state, sharded)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert float(correct) == (logits.argmax(-1) == batch["label"]).sum()
     assert np.isfinite(norm)

@@ -13,10 +13,10 @@ import pytest
 from helpers import arena
 
 import lra_tasks
-from lra_tasks.config import to_json
+from lra_tasks.config import NAME_LENGTH, to_json
 from lra_tasks.errors import UsageError
 from lra_tasks.files import locked
-from lra_tasks.presets import LONGEST_NAME, PRESETS, folder_name, preset, preset_of
+from lra_tasks.presets import PRESETS, comparison_name, preset, preset_of
 from lra_tasks.reporting.history import compared, runs
 from lra_tasks.tasks import TASKS
 
@@ -206,15 +206,14 @@ def test_command_without_runs(tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_presets_are_known_again(task):
     for name in PRESETS:
-        config = lra_tasks.Config(task=task, mixer="none", seed=4, **vars(preset(task, name)))
-        assert preset_of(config) == name
-        assert preset_of(dataclasses.replace(config, save_every=config.save_every + 1)) is None
-        assert folder_name(task, name, preset(task, name)) == f"{task}-{name}"
+        settings = preset(task, name)
+        assert preset_of(task, settings) == name
+        assert preset_of(task, dataclasses.replace(settings, save_every=settings.save_every + 1)) is None
+        assert comparison_name(task, name, settings) == f"{task}-{name}"
 
 
-def test_a_task_of_the_users_own_has_no_presets():
-    config = lra_tasks.Config(task="parity", **vars(preset("listops", "quick")))
-    assert preset_of(config) is None
+def test_a_task_that_cannot_be_imported_has_no_presets():
+    assert preset_of("parity:TASK", preset("listops", "quick")) is None
 
 
 def test_other_settings_have_other_folders():
@@ -222,13 +221,13 @@ def test_other_settings_have_other_folders():
     wider = dataclasses.replace(
         settings, num_steps=30, model=dataclasses.replace(settings.model, width=32, qkv_features=None)
     )
-    assert folder_name("listops", "smoke", wider) == "listops-smoke-model.width=32-num_steps=30"
+    assert comparison_name("listops", "smoke", wider) == "listops-smoke-model.width=32-num_steps=30"
     odd = dataclasses.replace(settings, variant="a/b")
-    assert folder_name("listops", "smoke", odd) == "listops-smoke-dataset=a_b"
+    assert comparison_name("listops", "smoke", odd) == "listops-smoke-variant=a_b"
 
 
 def test_long_names_are_cut_and_differ():
-    settings = [dataclasses.replace(preset("text", "lra"), variant="x" * 200 + end) for end in "ab"]
-    names = {folder_name("text", "lra", each) for each in settings}
+    settings = [dataclasses.replace(preset("text", "arena"), variant="x" * 200 + end) for end in "ab"]
+    names = {comparison_name("text", "arena", each) for each in settings}
     assert len(names) == 2
-    assert all(LONGEST_NAME < len(os.fsencode(name)) < 200 for name in names)
+    assert all(NAME_LENGTH < len(os.fsencode(name)) < 200 for name in names)

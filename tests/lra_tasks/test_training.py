@@ -31,31 +31,24 @@ from lra_tasks.data.dataset import load
 from lra_tasks.files import locked, write_json
 from lra_tasks.progress import Silent
 from lra_tasks.tasks import get_task
+from lra_tasks.training import loop
 from lra_tasks.training.checkpoint import Checkpoints
 from lra_tasks.training.memory import memory_bytes
 from lra_tasks.training.metrics import Metrics
 from lra_tasks.training.optimizer import make_optimizer
-from lra_tasks.training.step import Program
+from lra_tasks.training.step import Trainer
 
 CONFIG = arena.CONFIG
+change = arena.change
 TASK = get_task("listops")
-
-
-def change(**options):
-    model = options.pop("model", {})
-    optimizer = options.pop("optimizer", {})
-    return dataclasses.replace(
-        CONFIG,
-        model=dataclasses.replace(CONFIG.model, **model),
-        optimizer=dataclasses.replace(CONFIG.optimizer, **optimizer),
-        **options,
-    )
 
 
 @pytest.fixture
 def batches(smoke_data):
     source = load(TASK, "train", smoke_data, variant="smoke")
-    return training_batches(source, length=CONFIG.length, batch_size=CONFIG.batch_size, seed=CONFIG.seed)
+    return training_batches(
+        source, length=CONFIG.settings.length, batch_size=CONFIG.settings.batch_size, seed=CONFIG.seed
+    )
 
 
 class Hook(Silent):
@@ -83,7 +76,7 @@ def at_step(step, act):
 # The mixer
 
 
-def test_a_mixer_that_reads_padding_is_told_of(smoke_data, tmp_path, monkeypatch):
+def test_a_mixer_that_reads_padding_is_reported(smoke_data, tmp_path, monkeypatch):
     (tmp_path / "careless.py").write_text(
         "from flax import nnx\n"
         "class Sum(nnx.Module):\n"
@@ -94,10 +87,10 @@ def test_a_mixer_that_reads_padding_is_told_of(smoke_data, tmp_path, monkeypatch
     said = []
     progress = Silent()
     progress.say = said.append
-    config = dataclasses.replace(CONFIG, mixer="careless:Sum", num_steps=1)
+    config = change(mixer="careless:Sum", num_steps=1)
     summary = train(config, tmp_path / "run", data_dir=smoke_data, progress=progress)
     assert summary["reads_padding"]
-    assert [message for message in said if "what stands in padding changes" in message]
+    assert [message for message in said if "the content of padding changes" in message]
 
 
 def test_a_mixer_that_reads_none_is_not(smoke_run):
@@ -174,19 +167,19 @@ def _is_adam(leaf):
 
 
 @pytest.fixture(scope="module")
-def program():
-    """The program of `CONFIG`, and its compiled step."""
-    program = Program(CONFIG, TASK)
-    return program, program.compile(program.init())
+def compiled_trainer():
+    """The trainer of `CONFIG`, and its compiled step."""
+    trainer = Trainer(CONFIG, TASK)
+    return trainer, trainer.compile_training(trainer.init())
 
 
-def test_step_is_the_formula(program, batches):
+def test_step_is_the_formula(compiled_trainer, batches):
     """One step against the same written out: label-smoothed mean cross-entropy, clip, Adam."""
-    program, compiled = program
-    batch = program.shard(next(batches))
-    before = jax.device_get(program.init().params)
-    state, (loss, correct, norm) = compiled(program.init(), batch)
-    graph = nnx.graphdef(program._model())
+    trainer, compiled = compiled_trainer
+    batch = trainer.shard(next(batches))
+    before = jax.device_get(trainer.init().params)
+    state, (loss, correct, norm) = compiled(trainer.init(), batch)
+    graph = nnx.graphdef(trainer.model())
     key = jax.random.fold_in(jax.random.split(jax.random.key(CONFIG.seed))[1], 0)
 
     @jax.jit
@@ -202,16 +195,16 @@ def test_step_is_the_formula(program, batches):
     np.testing.assert_allclose(norm, optax.tree.norm(gradients), rtol=1e-4)
     assert 0 <= correct <= 8
     assert int(state.step) == 1
-    first_rate = CONFIG.optimizer.learning_rate / CONFIG.optimizer.warmup_steps
+    first_rate = CONFIG.settings.optimizer.learning_rate / CONFIG.settings.optimizer.warmup_steps
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
         assert np.abs(np.asarray(new) - old).max() <= first_rate * 1.001
 
 
 def test_overfits_a_batch(batches):
-    program = Program(change(optimizer={"warmup_steps": 0, "learning_rate": 1e-2}, num_steps=200), TASK)
-    state = program.init()
-    compiled = program.compile(state)
-    batch, losses = program.shard(next(batches)), []
+    trainer = Trainer(change(optimizer={"warmup_steps": 0, "learning_rate": 1e-2}, num_steps=200), TASK)
+    state = trainer.init()
+    compiled = trainer.compile_training(state)
+    batch, losses = trainer.shard(next(batches)), []
     for _ in range(60):
         state, (loss, _, _) = compiled(state, batch)
         losses.append(float(loss))
@@ -219,19 +212,19 @@ def test_overfits_a_batch(batches):
 
 
 def test_dropout_differs_from_step_to_step(batches):
-    program = Program(change(optimizer={"learning_rate": 1e-30}), TASK)
-    state = program.init()
-    compiled = program.compile(state)
-    batch, losses = program.shard(next(batches)), []
+    trainer = Trainer(change(optimizer={"learning_rate": 1e-30}), TASK)
+    state = trainer.init()
+    compiled = trainer.compile_training(state)
+    batch, losses = trainer.shard(next(batches)), []
     for _ in range(4):
         state, (loss, _, _) = compiled(state, batch)
         losses.append(float(loss))
     assert len(set(losses)) == 4
 
 
-def test_state_is_donated_and_nothing_is_gathered(program):
-    program, compiled = program
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(program.init()))
+def test_state_is_donated_and_nothing_is_gathered(compiled_trainer):
+    trainer, compiled = compiled_trainer
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.init()))
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= held
     assert memory_bytes(compiled)[0] >= held + memory.temp_size_in_bytes
@@ -244,16 +237,16 @@ def test_state_is_donated_and_nothing_is_gathered(program):
 
 def test_everything_compiles_once(smoke_data, tmp_path, monkeypatch):
     traced = []
-    for name in ("_train_batch", "_evaluate_batch"):
-        function = getattr(Program, name)
+    for name in ("_train_step", "_eval_step"):
+        function = getattr(Trainer, name)
 
         def count(self, *arguments, name=name, function=function):
             traced.append(name)
             return function(self, *arguments)
 
-        monkeypatch.setattr(Program, name, count)
+        monkeypatch.setattr(Trainer, name, count)
     train(CONFIG, tmp_path / "run", data_dir=smoke_data)
-    assert sorted(traced) == ["_evaluate_batch", "_train_batch"]
+    assert sorted(traced) == ["_eval_step", "_train_step"]
 
 
 def test_one_device_gives_the_parameters_of_four(smoke_run, smoke_data, tmp_path):
@@ -323,13 +316,13 @@ def test_evaluate_gives_the_summarys_numbers(smoke_run, smoke_data):
         summary["test_accuracy"], summary["test_loss"], summary["best_step"], 256
     )  # fmt: skip
     assert arena.snapshot(smoke_run) == before
-    with pytest.raises(UsageError, match=r"has 256 positions; it was given sequences of 300 tokens"):
+    with pytest.raises(UsageError, match=r"at most 256 positions, .*; got 300"):
         evaluate(smoke_run, length=300, data_dir=smoke_data)
 
 
 def test_a_finished_run_is_not_run_again(smoke_run, smoke_data, monkeypatch):
     before = arena.snapshot(smoke_run)
-    monkeypatch.setattr("lra_tasks.training.loop.Program", None)
+    monkeypatch.setattr("lra_tasks.training.preflight.Trainer", None)
     assert train(CONFIG, smoke_run, data_dir=smoke_data) == json.loads(before["summary.json"])
     assert arena.snapshot(smoke_run) == before
 
@@ -338,11 +331,11 @@ def test_the_test_split_is_used_once_at_the_best_validation_step(smoke_data, tmp
     scores = iter([(20.0, 2.0), (30.0, 2.1), (30.0, 2.0), (30.0, 2.0), (25.0, 1.0), (77.0, 0.5)])
     seen = []
 
-    def scripted(self, params, source, limit, progress, message, **options):
+    def scripted(trainer, params, source, *arguments, limit=None, **options):
         seen.append((source.split, limit, [np.array(leaf) for leaf in jax.tree.leaves(params)]))
         return next(scores)
 
-    monkeypatch.setattr(Program, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate_params", scripted)
     summary = train(change(num_steps=10, eval_every=2), tmp_path, data_dir=smoke_data)
     assert [(split, limit) for split, limit, _ in seen] == [("validation", 16)] * 5 + [("test", None)]
     # Third of five: a tie in accuracy goes to the lower loss, a tie in both to the earlier step.
@@ -355,11 +348,11 @@ def test_the_test_split_is_used_once_at_the_best_validation_step(smoke_data, tmp
 def test_the_best_so_far_outlives_an_interruption(smoke_data, tmp_path, monkeypatch):
     scores, seen = iter([(40.0, 2.0), (30.0, 1.0), (20.0, 1.0), (77.0, 0.5)]), []
 
-    def scripted(self, params, *arguments, **options):
+    def scripted(trainer, params, *arguments, **options):
         seen.append([np.array(leaf) for leaf in jax.tree.leaves(params)])
         return next(scores)
 
-    monkeypatch.setattr(Program, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate_params", scripted)
     config = change(num_steps=6, eval_every=2)
     with pytest.raises(Interrupted):
         train(config, tmp_path, data_dir=smoke_data, progress=at_step(2, ask))
@@ -416,11 +409,9 @@ def test_asked_to_end_it_saves_and_goes_on_the_same(name, smoke_data, moments, t
     run_dir = tmp_path / "run"
     result = arena.train_apart(CONFIG, run_dir, smoke_data, name, int(0.4 * count))
     assert result.returncode == 0
-    (step,) = re.findall(
-        rf"^lra: Stopped at step (\d+), saved in {run_dir}\. The same command", result.stderr
-    )
+    (step,) = re.findall(rf"^lra: Stopped at step (\d+), saved in {run_dir}\. Repeat the same", result.stderr)
     assert "Traceback" not in result.stderr
-    assert 0 < int(step) < CONFIG.num_steps
+    assert 0 < int(step) < CONFIG.settings.num_steps
     assert (run_dir / "checkpoints" / step).is_dir()
     assert not (run_dir / "summary.json").exists()
     train(CONFIG, run_dir, data_dir=smoke_data)
@@ -485,7 +476,7 @@ def test_rows_of_lost_steps_and_torn_lines_are_taken_back(tmp_path):
 
 
 def test_a_batch_the_devices_cannot_share(smoke_data, tmp_path):
-    with pytest.raises(UsageError, match=r"--batch-size must be a multiple of .*4.*; got 6\."):
+    with pytest.raises(UsageError, match=r"batch_size must be a multiple of .*4.*; got 6\."):
         train(change(batch_size=6), tmp_path / "run", data_dir=smoke_data)
     assert not (tmp_path / "run").exists()
 
@@ -501,7 +492,7 @@ def test_a_folder_of_another_configuration(smoke_run, smoke_data):
 
 def test_a_folder_of_something_else(smoke_data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match=f"{tmp_path} holds something that is no run"):
+    with pytest.raises(UsageError, match=f"{tmp_path} holds something other than a run"):
         train(CONFIG, tmp_path, data_dir=smoke_data)
     with pytest.raises(UsageError, match=r"thesis\.tex"):
         train(CONFIG, tmp_path / "thesis.tex", data_dir=smoke_data)
@@ -527,7 +518,7 @@ def test_evaluation_on_other_data_than_the_run_began_on(smoke_run, smoke_data, t
 def test_evaluation_on_devices_that_do_not_divide_the_batch(smoke_run, smoke_data, tmp_path):
     """As of a run that was trained on others."""
     shutil.copytree(smoke_run, tmp_path / "run")
-    odd = dataclasses.replace(CONFIG, batch_size=2 * jax.device_count() - 1)
+    odd = change(batch_size=2 * jax.device_count() - 1)
     (tmp_path / "run" / "config.json").write_text(to_json(odd))
     result, expected = evaluate(tmp_path / "run", data_dir=smoke_data), arena.summary(smoke_run)
     assert result["accuracy"] == expected["test_accuracy"]
@@ -537,7 +528,7 @@ def test_evaluation_on_devices_that_do_not_divide_the_batch(smoke_run, smoke_dat
 def test_a_folder_that_another_run_takes_meanwhile(smoke_data, tmp_path):
     """While this one compiled: of two commands with one folder the later one changes nothing in it."""
     run_dir = tmp_path / "run"
-    other = dataclasses.replace(CONFIG, mixer="none")
+    other = change(mixer="none")
 
     def take(message, done):
         if message.endswith("compiling"):
@@ -559,7 +550,7 @@ def test_a_folder_that_another_run_takes_meanwhile(smoke_data, tmp_path):
         with pytest.raises(UsageError, match=r"is being trained by process"):
             train(CONFIG, run_dir, data_dir=smoke_data, progress=Hook(lock))
         assert [path.name for path in run_dir.iterdir()] == [".lock"]
-    assert train(dataclasses.replace(CONFIG, num_steps=1), run_dir, data_dir=smoke_data)  # left so by a kill
+    assert train(change(num_steps=1), run_dir, data_dir=smoke_data)  # left so by a kill
 
 
 def test_evaluation_without_a_checkpoint(smoke_run, smoke_data, tmp_path):
@@ -599,7 +590,7 @@ def test_a_damaged_checkpoint(damage, smoke_data, smoke_run, tmp_path):
     result = arena.lra("evaluate", run_dir, "--data-dir", smoke_data)
     assert result.returncode == 2
     (error,) = re.findall(r"lra: (The checkpoint .*)", result.stderr)
-    assert re.search(rf"step 11 in .*damaged: delete {last} to go on", error)
+    assert re.search(rf"step 11 in .*damaged: delete {last} to", error)
     shutil.rmtree(last)  # as it says
     train(CONFIG, run_dir, data_dir=smoke_data)
     arena.assert_same_run(run_dir, smoke_run)

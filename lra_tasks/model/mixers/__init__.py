@@ -1,35 +1,47 @@
-"""Mixers: what exchanges information between positions. Found by name, or as `package.module:Class`.
+"""Mixers: modules that exchange information between positions, by name or as `package.module:Class`.
 
 A mixer is an `nnx.Module` class that is built from a `MixerSpec` and called on the sequence:
 
     class MyMixer(nnx.Module):
-        def __init__(self, spec: MixerSpec, *, rngs: nnx.Rngs): ...
+        def __init__(self, spec: MixerSpec, *, rngs: nnx.Rngs, state: int = 16): ...
         def __call__(self, x, mask, *, deterministic, rngs): ...
 
-`x` is (B, T, D), already normalised; `mask` is (B, T), True for real tokens; `rngs` holds the stream
+`x` is (B, T, D), already normalized; `mask` is (B, T), True for real tokens; `rngs` holds the stream
 `dropout` while training and is None otherwise. The result has the shape of `x`; the encoder adds the
 residual. Parameters are `nnx.Param`; a mixer keeps no other state, and takes randomness from `rngs` only.
+
+Further keyword arguments of `__init__` are options: `my_mixers:MyMixer:state=64` on the command line. They
+are numbers, strings, True, False or None, and have defaults.
+
+A class with the attribute `sequence_parallel = True` computes with sums over tokens only, so that devices can
+share the sequence: `lra train --mesh sequence=2`.
 """
 
 import dataclasses
+import difflib
+import functools
 import importlib
 import inspect
-from typing import Any, Protocol
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
 
+from lra_tasks.config import parse_mixer
 from lra_tasks.errors import UsageError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
 class MixerSpec:
-    """What a mixer is told about its place in the model.
+    """The place of a mixer in the model.
 
     Attributes:
-      width: D, the size of the last axis of input and output.
-      num_heads: N.
-      qkv_features: N·H, the size of queries, keys and values over all heads.
-      length: the longest T the mixer will be called with.
-      dropout_rate: for whatever the mixer drops inside; the encoder drops its output besides.
-      dtype: dtype of the computation; parameters are float32.
+      width: Size D of the last axis of input and output.
+      num_heads: Number N of heads.
+      qkv_features: Size N·H of queries, keys and values over all heads.
+      length: Longest T with which the mixer is called.
+      dropout_rate: Rate for dropout inside the mixer; the encoder drops its output besides.
+      dtype: Dtype of the computation; parameters are float32.
     """
 
     width: int
@@ -47,31 +59,71 @@ class Mixer(Protocol):
     def __call__(self, x: Any, mask: Any, *, deterministic: bool, rngs: Any) -> Any: ...
 
 
-# Name → `module:Class`, or None for no mixing at all: the encoder then has no attention branch.
-MIXERS: dict[str, str | None] = {
-    "hrr": "lra_tasks.model.mixers.hrr:HRRMixer",
-    "softmax": "lra_tasks.model.mixers.softmax:SoftmaxMixer",
-    "none": None,
+class Entry(NamedTuple):
+    """A mixer of the arena.
+
+    Attributes:
+      path: `module:Class`, or None for a model without the attention branch.
+      about: Implementation behind the name, which reports print beside every result.
+      cost: Growth of time with T.
+    """
+
+    path: str | None
+    about: str
+    cost: Literal["0", "T", "T²"]
+
+
+MIXERS: dict[str, Entry] = {
+    "hrr": Entry("lra_tasks.model.mixers.hrr:HRRMixer", "hrrformer.nnx.HRRAttention, the paper's layer", "T"),
+    "softmax": Entry(
+        "lra_tasks.model.mixers.softmax:SoftmaxMixer",
+        "jax.nn.dot_product_attention by XLA, which holds all T × T weights in memory",
+        "T²",
+    ),
+    "none": Entry(None, "the same model without the attention branch", "0"),
 }
 
-# Which implementation stands behind a name: said beside every result.
-ABOUT: dict[str, str] = {
-    "hrr": "hrrformer.nnx.HRRAttention, the paper's layer",
-    "softmax": "jax.nn.dot_product_attention by XLA, which holds all T × T weights in memory",
-    "none": "the same model without the attention branch",
-}
+
+def about(name: str) -> str:
+    """Returns the sentence on a mixer, whose name may have options, for reports."""
+    name, _ = parse_mixer(name)
+    return MIXERS[name].about if name in MIXERS else "a mixer of your own"
 
 
-def get_mixer(name: str) -> type[Mixer] | None:
-    """Returns the mixer class of that name (None for "none"), importing it only now.
+def get_mixer(name: str) -> Callable[..., Any] | None:
+    """Returns the constructor of a mixer with its options bound; None for "none".
+
+    Args:
+      name: Name in `MIXERS` or `package.module:Class`, with options as in "hrr:rescale=True".
+
+    Returns:
+      A function of a `MixerSpec` and `rngs` to the module.
 
     Raises:
-      UsageError: for a name that is neither in `MIXERS` nor an importable `package.module:Class`, or a class
-        that cannot be called as `Mixer` is.
+      UsageError: For an unknown name, a class that cannot be imported or called as `Mixer` is, or options
+        that the class does not take. The message shows the signature.
+    """
+    name, options = parse_mixer(name)
+    mixer = mixer_class(name)
+    if mixer is None:
+        if options:
+            raise UsageError(f"The mixer '{name}' has no options; got {', '.join(options)}.")
+        return None
+    if not options:
+        return mixer
+    _check_options(name, mixer, options)
+    return functools.partial(_build, name, mixer, options)
+
+
+def mixer_class(name: str) -> type[Mixer] | None:
+    """Returns the class of a mixer's name without options (None for "none"), which is imported only now.
+
+    Raises:
+      UsageError: As `get_mixer`.
     """
     if ":" not in name and name not in MIXERS:
         raise unknown_name("mixer", name, [*MIXERS, "package.module:Class"])
-    path = MIXERS.get(name, name)
+    path = MIXERS[name].path if name in MIXERS else name
     if path is None:
         return None
     module_name, _, class_name = path.partition(":")
@@ -81,31 +133,80 @@ def get_mixer(name: str) -> type[Mixer] | None:
         mixer = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
-            f"The mixer '{name}' cannot be imported: {error}. A mixer of your own is named"
-            " package.module:Class; the module must be importable from here (installed, or in the current"
-            " directory or on PYTHONPATH)."
+            f"The mixer '{name}' cannot be imported: {error}. Name a mixer of your own package.module:Class."
+            " Its module must be importable: installed, in the current directory or on PYTHONPATH."
         ) from error
     if not isinstance(mixer, type):
-        raise UsageError(
-            f"The mixer '{name}' is no class but {mixer!r}; see lra_tasks.model.mixers for what it must be."
-        )
+        raise UsageError(f"The mixer '{name}' must be a class, see lra_tasks.model.mixers; got {mixer!r}.")
     _check_calls(name, mixer)
     return mixer
 
 
+def _build(name: str, mixer: type[Any], options: Mapping[str, Any], spec: MixerSpec, *, rngs: Any) -> Any:
+    try:
+        return mixer(spec, rngs=rngs, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The mixer '{name}' refuses its options {dict(options)}: {error} Its options are:"
+            f" {_signature(mixer)}."
+        ) from error
+
+
+def _options(mixer: type[Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(mixer).parameters.values()
+    return {x.name: x for x in parameters if x.kind == x.KEYWORD_ONLY and x.name != "rngs"}
+
+
+def _signature(mixer: type[Any]) -> str:
+    return (
+        ", ".join(str(parameter).replace("typing.", "") for parameter in _options(mixer).values()) or "none"
+    )
+
+
+def _check_options(name: str, mixer: type[Any], options: Mapping[str, Any]) -> None:
+    """Refuses options whose name or type the class does not take."""
+    hints = typing.get_type_hints(mixer.__init__)
+    known = _options(mixer)
+    for option, value in options.items():
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+            wrong = f"has no option '{option}'." + (f" Did you mean '{near[0]}'?" if near else "")
+        elif not _fits(value, hints.get(option, Any)):
+            wrong = f"needs {_shown(hints[option])} for its option '{option}'; got {value!r}."
+        else:
+            continue
+        raise UsageError(f"The mixer '{name}' {wrong} Its options are: {_signature(mixer)}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; hints other than scalars, unions and literals fit all."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return any(value == known and type(value) is type(known) for known in typing.get_args(hint))
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if hint in (bool, int, str, types.NoneType):
+        return type(value) is hint
+    return type(value) in (int, float) if hint is float else True
+
+
+def _shown(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
 def _check_calls(name: str, mixer: type) -> None:
-    """Refuses a class whose methods do not take what the encoder gives them."""
+    """Refuses a class whose methods do not take the arguments that the encoder gives them."""
     for method, arguments, keywords in (
         ("__init__", ("self", "spec"), ("rngs",)),
         ("__call__", ("self", "x", "mask"), ("deterministic", "rngs")),
     ):
-        # Not by `getattr`, which also finds what every object and every class has.
+        # Not by `getattr`, which also finds the methods that every object and every class has.
         bases = mixer.__mro__[:-1]
         function = next((vars(base)[method] for base in bases if method in vars(base)), None)
         wanted = f"{method}({', '.join((*arguments, '*', *keywords))})"
         if function is None:
             raise UsageError(f"The mixer '{name}' must have a method {wanted}; it has none.")
-        if not inspect.isfunction(function):  # some wrapper, that knows for itself what it takes
+        if not inspect.isfunction(function):  # some wrapper, which knows its own arguments
             continue
         signature = inspect.signature(function)
         try:

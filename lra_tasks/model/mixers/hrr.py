@@ -1,4 +1,6 @@
-"""Holographic attention: the paper's layer."""
+"""Holographic attention: the paper's layer, and its variants as options."""
+
+from typing import Literal
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -8,15 +10,40 @@ from lra_tasks.model.mixers import MixerSpec
 
 
 class HRRMixer(nnx.Module):
-    """`hrrformer.nnx.HRRAttention` with the paper's defaults: no biases, weights that sum to 1."""
+    """`hrrformer.nnx.HRRAttention`, by default as in the paper: no biases, weights that sum to 1.
 
-    def __init__(self, spec: MixerSpec, *, rngs: nnx.Rngs) -> None:
+    The options are arguments of `HRRAttention`: `hrr:rescale=True,temperature=0.5`.
+    """
+
+    sequence_parallel = True
+
+    def __init__(
+        self,
+        spec: MixerSpec,
+        *,
+        rngs: nnx.Rngs,
+        rescale: bool = False,
+        temperature: float = 1.0,
+        learn_temperature: bool = False,
+        output: Literal["weighted", "unbound"] = "weighted",
+        inverse: Literal["approximate", "exact"] = "approximate",
+        implementation: Literal["fft", "matmul", "pallas", "reference"] | None = None,
+        normalize_qk: bool = False,
+        use_bias: bool = False,
+    ) -> None:
         self.attention = HRRAttention(
             spec.num_heads,
             spec.width,
             spec.qkv_features,
+            rescale=rescale,
+            temperature=temperature,
+            learn_temperature=learn_temperature,
+            output=output,
+            inverse=inverse,
+            implementation=implementation,
+            normalize_qk=normalize_qk,
+            use_bias=use_bias,
             dropout_rate=spec.dropout_rate,
-            use_bias=False,
             dtype=spec.dtype,
             rngs=rngs,
             keep_rngs=False,

@@ -101,7 +101,7 @@ TASK = Task(
         "smoke": recipes.smoke("default", 256),
         "quick": recipes.quick("default", 4096, batch_size=4),
         "small": recipes.small("default", 16_384, batch_size=16),
-        "lra": recipes.lra_documents(
+        "arena": recipes.arena_documents(
             4096, ModelConfig(width=256, num_heads=4, num_layers=4, mlp_features=1024), 8000, 20_000
         ),
         "paper": recipes.paper(

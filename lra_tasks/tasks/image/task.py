@@ -132,7 +132,7 @@ TASK = Task(
         "smoke": recipes.smoke("smoke", 1024),
         "quick": recipes.quick("default", 1024),
         "small": recipes.small("default", 1024, batch_size=128, num_steps=7000),
-        "lra": recipes.lra_pictures(
+        "arena": recipes.arena_images(
             "default",
             1024,
             ModelConfig(

@@ -106,7 +106,7 @@ TASK = Task(
             log_every=10,
         ),
         "small": recipes.small("default", 2000),
-        "lra": recipes.lra_documents(
+        "arena": recipes.arena_documents(
             2000, ModelConfig(width=512, num_heads=8, num_layers=4, mlp_features=1024), 1000, 5000
         ),
         "paper": recipes.paper(

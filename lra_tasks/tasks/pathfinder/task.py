@@ -52,7 +52,7 @@ PATHFINDER = _task(
         "smoke": recipes.smoke("smoke-32", 1024),
         "quick": recipes.quick("32-14", 1024),
         "small": recipes.small("32-14", 1024, batch_size=128, num_steps=12_500),
-        "lra": recipes.lra_pictures(
+        "arena": recipes.arena_images(
             "32-14",
             1024,
             ModelConfig(
@@ -81,7 +81,7 @@ PATHX = _task(
         "smoke": recipes.smoke("smoke-128", 16_384),
         "quick": recipes.quick("128-14", 16_384, batch_size=2, num_steps=200, eval_examples=64),
         "small": recipes.small("128-14", 16_384, batch_size=32, num_steps=10_000),
-        "lra": recipes.lra_pictures(
+        "arena": recipes.arena_images(
             "128-14",
             16_384,
             ModelConfig(width=32, qkv_features=16, num_heads=2, num_layers=1, mlp_features=32),

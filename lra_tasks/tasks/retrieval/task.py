@@ -155,7 +155,7 @@ TASK = Task(
         "smoke": recipes.smoke("smoke", 256),
         "quick": recipes.quick("acl", 1000, batch_size=8),
         "small": recipes.small("default", 4000),
-        "lra": recipes.lra_documents(
+        "arena": recipes.arena_documents(
             4000, ModelConfig(width=128, num_heads=4, num_layers=4, mlp_features=512), 8000, 5000
         ),
         "paper": recipes.paper(

@@ -98,7 +98,7 @@ TASK = Task(
         "smoke": recipes.smoke("smoke", 256),
         "quick": recipes.quick("default", 1000),
         "small": recipes.small("default", 4000),
-        "lra": recipes.lra_documents(
+        "arena": recipes.arena_documents(
             4000, ModelConfig(width=256, num_heads=4, num_layers=4, mlp_features=1024), 8000, 20_000
         ),
         "paper": recipes.paper(

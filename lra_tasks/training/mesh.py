@@ -1,0 +1,95 @@
+"""The mesh of devices: examples over its axis `data`, tokens over its axis `sequence`."""
+
+import re
+from collections.abc import Mapping
+
+import jax
+from jax.sharding import AxisType
+
+from lra_tasks.config import Config
+from lra_tasks.errors import UsageError
+from lra_tasks.model.mixers import mixer_class
+
+AXES = ("data", "sequence")
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Returns the sizes of the axes as the command line has them.
+
+    Raises:
+      UsageError: For other axes than `data` and `sequence`, or sizes that are not positive integers.
+
+    >>> parse_mesh("data=2,sequence=4")
+    {'data': 2, 'sequence': 4}
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        found = re.fullmatch(rf"\s*({'|'.join(AXES)})=([1-9][0-9]*)\s*", part)
+        if found is None:
+            raise UsageError(f"mesh must be like 'data=2,sequence=2'; got '{text}'.", argument="mesh")
+        sizes[found[1]] = int(found[2])
+    return sizes
+
+
+def make_mesh(sizes: Mapping[str, int] | str | None = None) -> jax.sharding.Mesh:
+    """Returns a mesh of all devices of all processes.
+
+    Args:
+      sizes: Size of each axis, also as text. A missing `sequence` is 1, a missing `data` takes all other
+        devices.
+
+    Raises:
+      UsageError: If the sizes do not multiply to the number of devices, or processes would share a sequence.
+    """
+    devices = jax.device_count()
+    given = parse_mesh(sizes) if isinstance(sizes, str) else dict(sizes or {})
+    sequence = given.get("sequence", 1)
+    data = given.get("data", devices // sequence)
+    if set(given) - set(AXES) or data * sequence != devices:
+        raise UsageError(
+            f"mesh must have the axes data and sequence, whose sizes multiply to the {devices} devices; got"
+            f" {sizes}.",
+            argument="mesh",
+        )
+    if jax.local_device_count() % sequence:
+        raise UsageError(
+            f"The sequence axis of mesh must divide the {jax.local_device_count()} devices of a process; got"
+            f" {sequence}.",
+            argument="mesh",
+        )
+    return jax.make_mesh((data, sequence), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def check_mesh(mesh: jax.sharding.Mesh, config: Config) -> None:
+    """Refuses a batch, length, pooling or mixer that the devices of a mesh cannot share.
+
+    Raises:
+      UsageError: As said.
+    """
+    settings, (data, sequence) = config.settings, (mesh.shape[axis] for axis in AXES)
+    if settings.batch_size % data:
+        raise UsageError(
+            f"batch_size must be a multiple of the {data} devices that share it; got {settings.batch_size}.",
+            argument="batch_size",
+        )
+    if sequence == 1:
+        return
+    if settings.length % sequence:
+        raise UsageError(
+            f"length must be a multiple of the {sequence} devices that share a sequence; got"
+            f" {settings.length}.",
+            argument="length",
+        )
+    if settings.model.pooling == "cls":
+        raise UsageError(
+            "model.pooling must be 'mean' or 'first' where devices share a sequence; got 'cls', which puts a"
+            " token before it.",
+            argument="model.pooling",
+        )
+    mixer = mixer_class(config.mixer)
+    if mixer is not None and not getattr(mixer, "sequence_parallel", False):
+        raise UsageError(
+            f"The mixer '{config.mixer}' does not declare that devices can share a sequence; use mesh data="
+            f"{data * sequence}. A mixer of your own declares it by the attribute sequence_parallel = True.",
+            argument="mesh",
+        )
