@@ -92,7 +92,7 @@ def test_options_of_a_mixer_are_read(text, name, options):
 
 @pytest.mark.parametrize("text", ["", "hrr:", "hrr:=1", "hrr:a=1,b", "hrr:a=f(1)", "hrr:**a", "a b"])
 def test_options_that_cannot_be_read(text):
-    with pytest.raises(UsageError, match="of a mixer must be|A mixer must be"):
+    with pytest.raises(UsageError, match=r"of a mixer must be|A mixer must be"):
         parse_mixer(text)
 
 

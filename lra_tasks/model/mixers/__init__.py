@@ -22,6 +22,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -153,7 +154,7 @@ def _build(name: str, mixer: type[Any], options: Mapping[str, Any], spec: MixerS
 
 
 def _options(mixer: type[Any]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(mixer).parameters.values()
+    parameters = inspect.signature(mixer.__init__).parameters.values()
     return {x.name: x for x in parameters if x.kind == x.KEYWORD_ONLY and x.name != "rngs"}
 
 
@@ -191,7 +192,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _shown(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    return hint.__name__ if isinstance(hint, type) else _plain(hint)
 
 
 def _check_calls(name: str, mixer: type) -> None:
