@@ -1,28 +1,28 @@
-"""Cost of one HRR attention layer as the sequence grows, beside the project's targets.
+"""What one HRR attention layer costs against the length of the sequence, and whether that is what it should.
 
-Question. How close is the layer to its own projections in time and memory? How much faster is its core than
-the authors' formulation? Does a million tokens fit a small machine?
+Question. How near does the layer come to its own projections in time and memory, how far is its core from the
+authors' formulation, and does a million tokens fit a small machine?
 
     python -m experiments.attention_cost            the tables and the targets
     python -m experiments.attention_cost --record   the same, kept in experiments/results, and a picture
 
-Setting. D = 512, 8 heads, batch 1, float32, T = 1,024 to 131,072; random inputs. Forward and backward is the
+Setting. D = 512, 8 heads, batch 1, float32, T = 1,024 to 131,072; random inputs; forward and backward is the
 loss and its gradient in parameters and inputs. "hrr" chooses its implementation itself. "projections" is the
-layer without attention, "authors" the published formulation. Rounds run in shuffled order; times are medians,
-and ratios are taken within rounds. Softmax runs last, in separate rounds. Then one layer of width 64 runs at
-T = 1,048,576, and a training step of a whole one-layer model (Text's preset "quick"), each in a separate
-process.
+layer without attention, "authors" the published formulation, both in `lra_tasks.bench.baselines`. Rounds in
+shuffled order, medians, ratios within rounds; softmax last, in rounds of its own. Then one layer of width 64
+at T = 1,048,576, and a training step of a whole one-layer model (Text's preset "quick"), each in a process of
+its own.
 
 Hardware and time. Two CPU cores and 12 GiB; a quarter of an hour with --seconds 20, as recorded. Temporary
-memory is the same on every run of one version of JAX. Times need an otherwise idle machine.
+memory is the same on every run of one version of JAX; times need a machine that does nothing else.
 
 Expected. The targets of `TARGETS`, set before the fast implementation was written. Before it, at T = 4,096:
 11.3 T·D floats with backward and 4.1 without, 1.9 times the projections, and a core about as fast as the
 authors'; the projections themselves 5.0 and 2.0, the authors' 14.1 with backward. Memory grows as T^1.00.
 
-Results, in experiments/results with their environment. All targets are met at every T that they apply to.
-Earlier records on the same machine had the core at up to 0.5 of the authors' time. There softmax ran in the
-same rounds, and its gigabytes of memory slowed the next calls. It now has separate rounds at the end.
+Results, in experiments/results with their environment. All targets are met at every T that they are for.
+Earlier records on the same machine had the core at up to 0.5 of the authors' time: softmax ran in the same
+rounds, and the gigabytes that it left behind slowed what came next. It has rounds of its own now, at the end.
 """
 
 import dataclasses
@@ -45,12 +45,12 @@ from lra_tasks.files import write_json
 RESULTS = Path(__file__).parent / "results"
 CONTESTANTS = ("hrr", "authors", "softmax", "projections")
 MILLION = 1 << 20
-ROUNDS = 30  # the load of a shared machine varies: a few rounds could all fall into one busy period
-LONG = 4096  # from this T on the fixed cost of a call is negligible
+ROUNDS = 30  # what else runs on a shared machine comes and goes: few rounds would all be of one such time
+LONG = 4096  # from here on fixed costs of a call no longer matter
 
 
 class Target(NamedTuple):
-    """An upper bound on a quantity, at every T from `least` on."""
+    """A number that is to stay on one side of a bound, at every T from `least` on."""
 
     what: str
     level: str
@@ -70,11 +70,11 @@ MILLION_TARGET = 16 * 2**30
 
 
 def verdicts(rows: Sequence[dict[str, Any]], apart: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns "target", "bound", "measured" (the worst case, or None) and "met", for each target.
+    """Returns "target", "bound", "measured" (the worst; None where nothing was) and "met", for each target.
 
     Args:
       rows: of `bench_attention`; those of the contestant "hrr" count.
-      apart: Results of the runs at a million tokens, with "peak_rss_bytes".
+      apart: what was run at a million tokens, with "peak_rss_bytes".
     """
     found = []
     for target in TARGETS:
@@ -84,7 +84,7 @@ def verdicts(rows: Sequence[dict[str, Any]], apart: Sequence[dict[str, Any]]) ->
             if (row["contestant"], row["level"], row["direction"]) == ("hrr", target.level, target.direction)
             and row["length"] >= target.least
         ]
-        # A missing time does not meet its target.
+        # A time that is missing somewhere is not met there.
         measured = max(values) if values and None not in values else None
         met = measured is not None and measured <= target.bound
         found.append({"target": target.what, "bound": target.bound, "measured": measured, "met": met})
@@ -107,18 +107,18 @@ def main(
     seconds: float = 30.0,
     record: bool = False,
 ) -> None:
-    """Measures, and prints the tables and the targets.
+    """Measures, prints the tables, and the targets beside what was measured.
 
     Args:
-        lengths: Values of T.
-        seconds: Time for the rounds of a length, and the longest call made.
-        record: Keep the result in experiments/results.
+        lengths: values of T.
+        seconds: time for the rounds of a length, and the longest call made.
+        record: keep the result in experiments/results.
     """
     settings = AttentionSettings(contestants=CONTESTANTS, lengths=lengths, repeats=ROUNDS, seconds=seconds)
     million = dataclasses.replace(settings, contestants=("hrr",))
     model = TrainSettings(mixers=("hrr",), lengths=(MILLION,), batch_size=1, preset="quick")
     with Progress() as progress:
-        # First, before this process uses the device: the other processes then have all of it.
+        # First: as long as this process has not touched the device, theirs have all of it.
         step = train_apart(model, progress=progress)
         apart = bench_attention(million, million=True, progress=progress)["million"]
         result = bench_attention(settings, progress=progress) | {"million": apart}

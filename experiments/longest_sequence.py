@@ -6,11 +6,11 @@ Question. How far does linear memory reach on a machine of 24 GiB, without `jax.
     python -m experiments.longest_sequence --record   the same, kept in experiments/results
 
 Setting. One layer of `lra bench attention` in float32, batch 1: D = 512 with 8 heads, and D = 64 with one.
-A layer "fits" if the arguments, results and temporaries of the compiled program, as XLA reports them, fit the
-memory. Nothing is run; the memory of Python and JAX comes on top. T grows by doubling, and then by eighths.
+"Fits" is what XLA says of the compiled program: arguments, results and temporaries, within the memory.
+Nothing is run; what Python and JAX hold beside it comes on top. T grows by doubling, and then by eighths.
 
 Hardware and time. Any; about two minutes on two CPU cores. A program compiled for CPU is not the one a GPU
-runs; fusion differs.
+runs; it is fused otherwise.
 
 Results, in experiments/results with their environment, and in the pages' table.
 """
@@ -32,11 +32,11 @@ SIZES = ((512, 8), (64, 1))  # D and N
 
 
 def main(memory: float = 24.0, record: bool = False) -> None:
-    """Compiles each layer at increasing lengths, and prints the longest that fits.
+    """Compiles each layer at more and more tokens, and prints the most that fit.
 
     Args:
-        memory: Memory in GiB.
-        record: Keep the result in experiments/results.
+        memory: GiB.
+        record: keep the result in experiments/results.
     """
     rows = []
     with Progress() as progress:

@@ -127,7 +127,7 @@ def test_commands_parse(
     for words in commands(block.text):
         if "lra" in words:
             arguments = words[words.index("lra") + 1 :]
-            assert main._parse(arguments) is not None, words
+            assert main._parse(arguments) is not None or arguments == ["help"], words
         elif words[0] == "make":
             subprocess.run([*words, "--dry-run"], check=True, capture_output=True)
         elif words[:2] == ["python", "-m"]:
