@@ -172,9 +172,9 @@ error = 100 * np.sqrt(0.35 * 0.65 / num_test)
 print(f"{num_test} test examples: an accuracy of 35 % is uncertain by ± {error:.1f} (one standard error)")
 
 # %% [markdown]
-# - The upper panel compares the mixers at equal steps, the lower one at equal time. HRR attention is ahead of
-#   softmax attention in the lower one: its time grows with the length, that of softmax attention with the
-#   square of the length.
+# - The upper panel compares the mixers at equal steps, the lower one at equal time. In the lower one HRR
+#   attention is ahead of softmax attention. Its time grows with the length, that of softmax attention with
+#   the square.
 # - `none` is the same model without attention: each token alone. Compare against it to see the gain from
 #   attention. This comparison is too short for a large gain. The root operator, which is the first token,
 #   gives the third line above. Many published models, trained far longer, end between the third line and the

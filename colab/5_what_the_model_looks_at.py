@@ -329,9 +329,9 @@ plt.show()
 # %% [markdown]
 # ## Do weights show importance?
 #
-# If they did, a model without the words of largest weight would fail soonest. So the next cell masks words of
-# the test functions like padding: those with the largest mean weight first, those with the smallest first, or
-# at random.
+# If they did, a model without the words of largest weight would fail soonest. The next
+# cell masks words of the test functions like padding. It masks the largest mean weight first, the smallest
+# first, or words at random.
 
 # %%
 by_weight = np.where(mask[test], weights_of(reader, tokens[test], mask[test]).mean(1), np.inf)
