@@ -33,9 +33,12 @@ class Rule(NamedTuple):
     instead: str
 
 
-UNITS = "head|token|seed|class|layer|device|second|step|sequence|example|mixer|process|host|file|batch|core"
+UNITS = (
+    "head|token|seed|class|layer|device|second|step|sequence|example|mixer|process|host|file|batch|core|task|"
+    "row|line|column|round|call|length|split|shard|pixel|module|job"
+)
 COUNTED = (
-    r"one|two|three|four|five|six|eight|ten|once|\d[\d,]*(?:\.\d+)?|numbers?|vectors?|floats|bytes|operations|examples|"
+    r"one|two|three|four|five|six|eight|ten|once|\d+(?:,\d{3})*(?:\.\d+)?|numbers?|vectors?|floats|bytes|operations|examples|"
     "pictures|words|ms|minutes|seconds|processes|steps|calls|rows|cells|tokens|weights?|parameters?|masks?"
 )
 NOT_COUNTED = (
@@ -197,6 +200,7 @@ def test_prose_is_plain(name: str) -> None:
     ("name", "bad", "good"),
     [
         ("what", "What it costs", "whatever"),
+        ("of which, whose, to which", "two files, one of\nwhich is new", "which of these"),
         ("stand", "it stands here", "stand-ins understand"),
         ("is no", "a folder that is no run", "There is no run; is no longer used; is not a run"),
         ("go on", "the run goes\non", "ongoing"),
