@@ -13,9 +13,9 @@
 #
 # # Holographic memory, by hand
 #
-# Many pairs of vectors, added up in *one* vector of the same size, and each of them can still be asked for,
-# with some noise. That is a holographic memory. HRR attention reads a whole sequence into one. Here it is
-# built from four operations; then we measure when it fails, and end at the weights of the attention layer.
+# A holographic memory is the sum of many pairs of vectors, in *one* vector of the same size. Each pair can
+# still be retrieved, with some noise. HRR attention stores a whole sequence in one such memory. This notebook
+# builds a memory from four operations, measures when it fails, and ends with the weights of the layer.
 #
 # [badge]: https://colab.research.google.com/assets/colab-badge.svg
 # [colab]: https://colab.research.google.com/github/hrrformer/hrrformer/blob/main/colab/1_holographic_memory.ipynb
@@ -27,11 +27,11 @@ import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere the library is installed as its README says
+if "google.colab" in sys.modules:  # elsewhere install the library as in its README
     plugins = {"jax_cuda12_plugin": "cuda12", "jax_cuda13_plugin": "cuda13", "libtpu": "tpu"}
     accelerators = ",".join(plugins[name] for name in plugins if importlib.util.find_spec(name))
-    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX, so they go together
-    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # as it is: this kernel has loaded it already
+    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX only
+    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # keep the version that this kernel has loaded
     library = "hrrformer[lra] @ git+https://github.com/hrrformer/hrrformer"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", jax_and_plugins, numpy, library]
     subprocess.run(pip, check=True)
@@ -60,8 +60,8 @@ print(jax.devices())
 # %% [markdown]
 # ## Two pairs in one vector
 #
-# A word is a random vector of $H$ numbers. To **bind** two of them is to convolve them in a circle; the
-# result has $H$ numbers again, and looks like neither. Bound pairs are **superposed** by adding them.
+# A word is a random vector of $H$ numbers. **Binding** two words is circular convolution. The result has $H$
+# numbers again and resembles neither word. Adding bound pairs **superposes** them.
 
 # %%
 names = ("dog", "chases", "cat", "flees")
@@ -71,8 +71,8 @@ print("numbers in a word:", dog.size, "  numbers in the memory of two pairs:", m
 print("cosine of a pair with its own two words:", cosine_similarity(bind(dog, chases), words[:2]).round(2))
 
 # %% [markdown]
-# To ask what the cat does, **unbind** the memory with `cat`. What comes back is compared with every word by
-# the cosine of the angle between them: 1 would be the word itself, 0 something unrelated.
+# The question is: what does the cat do? **Unbind** the memory with `cat`, and compare the answer with every
+# word by the cosine of their angle. A cosine of 1 means the word itself, 0 an unrelated word.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.6), sharex=True, sharey=True, layout="constrained")
@@ -88,24 +88,24 @@ axes[0].invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# The right word stands out, and it comes back noisy: its cosine is far from 1. The next section says how far.
+# The right word has the largest cosine, but the answer is noisy: the cosine is far from 1. The next section
+# explains how far.
 #
 # ## How the noise grows
 #
-# Put $n$ pairs of random vectors into one memory and ask for one of them. What comes back is the value, of
-# squared length 1, and noise: unbinding does not quite undo binding, which adds noise of squared length 1,
-# and each of the $n - 1$ other pairs adds as much. So the cosine with the right value should be about
+# Put $n$ pairs of random vectors into one memory and ask for one of them. The answer is the value, of squared
+# length 1, plus noise. Unbinding undoes binding only approximately, which adds noise of squared length 1.
+# Each of the $n - 1$ other pairs adds as much. So the cosine with the right value should be about
 #
 # $$\frac{1}{\sqrt{n + 1}},$$
 #
-# whatever $H$ is, as long as it is large. The cosine with a wrong value is that of two random directions: 0
-# on average, with standard deviation $1/\sqrt{H}$. More pairs lower the signal; more numbers in a vector
-# lower the noise. The right value wins if its cosine is larger than all $n - 1$ others. With normal noise the
-# chance of that is
+# for every large $H$. The cosine with a wrong value is that of two random directions: 0 on average, with
+# standard deviation $1/\sqrt{H}$. More pairs lower the signal; more numbers in a vector lower the noise. The
+# right value wins if its cosine is larger than all $n - 1$ others. With normal noise the probability is
 #
 # $$\mathbb{E}_z\left[\Phi\left(\sqrt{H / (n + 1)} + z\right)^{n - 1}\right],\quad z \sim \mathcal{N}(0, 1).$$
 #
-# Now the measurement: many memories of each size $H$, and how they answer as pair after pair is added.
+# Now the measurement: many memories of each size $H$, and their answers as pairs are added.
 
 
 # %%
@@ -187,24 +187,24 @@ for size in SIZES:
     print(f"H = {size:>5,}: wrong values spread by {spread:.3f}, theory {1 / np.sqrt(size):.3f}.")
 
 # %% [markdown]
-# Signal and noise meet where $n$ comes near $H$: a memory of $H$ numbers holds a number of pairs that grows
-# with $H$, and is far smaller than $H$ if every answer has to be right. There is no free lunch in it: the
-# noise is the price of putting much into little.
+# Signal and noise meet where $n$ approaches $H$. The formula assumes a large $H$; at $H = 64$ the measured
+# cosine is slightly off. The number of pairs that a memory can store grows with $H$. It is far smaller than
+# $H$ if every answer must be right. Capacity is not free: the more you store, the noisier each answer.
 #
 # ## From memory to attention weights
 #
-# HRR attention gives every token $t$ of a sequence a query, a key and a value, all three learned, and does
-# what we did above:
+# HRR attention gives every token $t$ of a sequence a query, a key and a value, all three learned. Then it
+# uses the same operations:
 #
 # 1. bind and superpose: $\beta = \sum_t k_t \circledast v_t$, the memory of the whole sequence;
 # 2. ask, with every token's query: $\hat v_t = q_t^* \circledast \beta$;
 # 3. compare with the token's own value: $a_t = \cos(v_t, \hat v_t)$;
 # 4. turn the cosines into weights: $w = \mathrm{softmax}(a / \tau)$, with temperature $\tau = 1$ in the
 #    paper;
-# 5. weigh: $o_t = w_t v_t$.
+# 5. multiply: $o_t = w_t v_t$.
 #
-# A sequence of our own making: every eighth token asks with its own key, and so gets its own value back,
-# noisily. The others ask at random.
+# The next cell makes a sequence. Every eighth token asks with its own key, so it retrieves its own value with
+# noise. The others ask at random.
 
 # %%
 T, H = 64, 1024
@@ -217,8 +217,8 @@ cosines = cosine_similarity(unbind(beta, query), value)
 weights = {temperature: jax.nn.softmax(cosines / temperature) for temperature in (1.0, 0.05)}
 
 # %% [markdown]
-# The library's function does the same. It takes a batch of sequences and several heads; here there is one of
-# each.
+# The library's function does the same. It takes a batch of sequences and several heads; here both have size
+# 1.
 
 # %%
 arguments = (x[None, :, None] for x in (query, key, value))  # (B, T, N, H)
@@ -250,12 +250,12 @@ shifted = jax.nn.softmax(cosines + 0.5)
 print(f"largest change of a weight when 0.5 is added to all cosines: {abs(shifted - weights[1.0]).max():.1e}")
 
 # %% [markdown]
-# What the softmax cleans up, and what not:
+# The softmax cleans up some of the noise:
 #
-# - Weights are positive and sum to 1, and whatever shifts all cosines alike drops out.
-# - It keeps the order of the cosines. A token that was lost in the noise stays lost: $T$ tokens are $n = T$
-#   pairs, so in long sequences the signal $1/\sqrt{T + 1}$ sinks below $1/\sqrt{H}$, as measured above.
-# - A cosine lies between -1 and 1, so at temperature 1 no weight exceeds another by more than a factor of
-#   $e^2$, and here by much less. A lower temperature lets them differ more.
-# - A token's output is its own value times one number. What the memory holds of *other* tokens decides that
-#   number and nothing else. [What the model looks at](5_what_the_model_looks_at.ipynb) shows what that means.
+# - Weights are positive and sum to 1. A constant added to all cosines cancels.
+# - The order of the cosines stays the same. A token that is lost in the noise stays lost. $T$ tokens are $n =
+#   T$ pairs, so in long sequences the signal $1/\sqrt{T + 1}$ falls below $1/\sqrt{H}$, as measured above.
+# - A cosine lies between -1 and 1. So at temperature 1 no weight exceeds another by more than a factor of
+#   $e^2$, and here by much less. A lower temperature makes the weights differ more.
+# - A token's output is its own value times one number. *Other* tokens influence only that number, through the
+#   memory. [The next notebook on weights](5_what_the_model_looks_at.ipynb) shows the consequences.

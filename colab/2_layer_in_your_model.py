@@ -13,8 +13,8 @@
 #
 # # The layer in your Flax model
 #
-# A small transformer, as everybody has written one, once with softmax attention and once with HRR attention:
-# one line differs. Both are trained on the same data; then come padding, Linen, and several devices.
+# A standard small transformer, once with softmax attention and once with HRR attention: one line differs.
+# This notebook trains both on the same data. Then it shows padding, Linen, and several devices.
 #
 # [badge]: https://colab.research.google.com/assets/colab-badge.svg
 # [colab]: https://colab.research.google.com/github/hrrformer/hrrformer/blob/main/colab/2_layer_in_your_model.ipynb
@@ -26,18 +26,18 @@ import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere the library is installed as its README says
+if "google.colab" in sys.modules:  # elsewhere install the library as in its README
     plugins = {"jax_cuda12_plugin": "cuda12", "jax_cuda13_plugin": "cuda13", "libtpu": "tpu"}
     accelerators = ",".join(plugins[name] for name in plugins if importlib.util.find_spec(name))
-    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX, so they go together
-    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # as it is: this kernel has loaded it already
+    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX only
+    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # keep the version that this kernel has loaded
     library = "hrrformer[lra] @ git+https://github.com/hrrformer/hrrformer"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", jax_and_plugins, numpy, library]
     subprocess.run(pip, check=True)
 
 # %% [markdown]
-# The last part wants several devices. A machine without them lets JAX split its processor into four; that has
-# to be said before JAX is imported.
+# The last part requires several devices. JAX can split a processor into four devices. The next cell requests
+# this before it imports JAX.
 
 # %%
 FLAG = "--xla_force_host_platform_device_count"
@@ -76,10 +76,9 @@ print(jax.devices())
 # %% [markdown]
 # ## Data: who wrote this function?
 #
-# Every Python here has some libraries installed, and so their source. The task: tell from the text of a
-# function which library it is from. Tokens are words and signs, padded or cut to 256; a word's number is its
-# rank among the most frequent ones. A function of the test split may stand in the same file as one of the
-# training split.
+# We use the source code of the installed libraries as data. The task is to predict the library of a function
+# from its text. Tokens are words and signs, padded or cut to 256. The id of a word is its rank among the most
+# frequent ones. A test function and a training function may come from the same file.
 
 # %%
 LIBRARIES = {
@@ -94,7 +93,7 @@ UNKNOWN = 1  # 0 is padding
 
 
 def functions(packages, wanted):
-    """Texts of functions that stand in the files of some packages, drawn at random."""
+    """Texts of functions from the files of some packages, drawn at random."""
     folders = [importlib.util.find_spec(package).submodule_search_locations[0] for package in packages]
     files = sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
     random.Random(0).shuffle(files)
@@ -105,7 +104,7 @@ def functions(packages, wanted):
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 4:
                 found.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
-        if len(found) >= 3 * wanted:  # from several files, where there are many
+        if len(found) >= 3 * wanted:  # from several files, if there are many
             break
     return random.Random(0).sample(found, min(wanted, len(found)))
 
@@ -139,9 +138,9 @@ print(f"{train['mask'].mean():.0%} of the tokens are real, the others padding")
 # %% [markdown]
 # ## The model
 #
-# Embedding, two blocks, mean over the real tokens, classes. The attention layer is an argument, and both
-# layers are made and called alike: `HRRAttention` takes the arguments of `nnx.MultiHeadAttention`. `none`,
-# the model without attention, shows what attention is worth here.
+# The model has an embedding, two blocks, the mean over the real tokens, and a linear classifier. The
+# attention layer is an argument. `HRRAttention` takes the arguments of `nnx.MultiHeadAttention`, so both
+# layers are made and called alike. The model `none` has no attention, for comparison.
 
 # %%
 WIDTH, HEADS = 32, 2
@@ -183,7 +182,7 @@ ATTENTION = {
 # %% [markdown]
 # ## Training
 #
-# The same seed, the same batches in the same order, the same optimiser.
+# All models use the same seed, the same batches in the same order and the same optimizer.
 
 
 # %%
@@ -251,15 +250,16 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The words of a function alone give much away, so look at `none` before crediting attention with anything.
-# HRR attention cannot move what one token holds to another; where a task needs that, softmax attention has an
-# advantage that no training takes away. What HRR attention offers is its cost ([how cost
-# grows](4_how_cost_grows.ipynb)): at 256 tokens there is little to save yet.
+# `none` is the fastest model here and as accurate as the others: the words of a function alone reveal its
+# library. So this task does not need attention. HRR attention takes less time per step than softmax attention
+# already at 256 tokens, and the gap grows with the length ([how cost grows](4_how_cost_grows.ipynb)). HRR
+# attention cannot move a token's value to another token. Where a task needs that, softmax attention is
+# better.
 #
 # ## Padding
 #
-# The mask is True for real tokens. It enters HRR attention's memory and its softmax, so padding must change
-# nothing at all. Here a short function is padded more and more, with the mask and as if padding were words.
+# The mask is True for real tokens. It enters the memory and the softmax of HRR attention, so padding changes
+# nothing. The next cell pads a short function more and more, with the mask and without it.
 
 # %%
 short = next(example for example in examples if 20 <= len(example[0]) <= 48)
@@ -293,8 +293,9 @@ print(f"largest change with the mask: {max(with_mask):.1e}, without: {max(withou
 # %% [markdown]
 # ## The same in Linen
 #
-# `hrrformer.linen.HRRAttention` has the same arguments, and its parameters the same names and shapes, as
-# everywhere in Flax. So what was trained with NNX above moves over as it is.
+# `hrrformer.linen.HRRAttention` has the same parameters with the same names and shapes. It infers
+# `in_features` from its input; the other arguments are the same. So the parameters trained with NNX above
+# work in Linen unchanged.
 
 # %%
 from flax import linen
@@ -337,8 +338,8 @@ print(f"Linen and NNX with the same parameters: logits differ by {difference:.1e
 # %% [markdown]
 # ## Many devices
 #
-# Lay the arrays over the devices with `NamedSharding` and call what was compiled before; nothing else
-# changes. First the usual way: every device takes a share of the batch.
+# Shard the arrays over the devices with `NamedSharding` and call the same compiled function. First the usual
+# way: every device gets a part of the batch.
 
 # %%
 devices = jax.devices() if jax.device_count() > 1 else jax.devices("cpu")
@@ -356,10 +357,10 @@ print(f"{len(devices)} × {devices[0].device_kind}")
 print(f"loss on one device {alone:.6f}, on all of them {together:.6f}")
 
 # %% [markdown]
-# A sequence too long for one device can be shared out itself: each device holds some of the *tokens*. Every
-# token of softmax attention needs the keys and values of all the others, so they have to travel. HRR
-# attention needs the sum of what the devices have bound, and the softmax's denominator: a few numbers a head,
-# whatever the length. XLA finds that by itself. Here is what it sends, read from the compiled programs.
+# A sequence too long for one device can be sharded too: each device has some of the *tokens*. In softmax
+# attention every token needs the keys and values of all others, so the devices exchange them. In HRR
+# attention they exchange the memory and the softmax's denominator: a few numbers per head, at every length.
+# XLA does so by itself. The next cell reads the bytes sent from the compiled programs.
 
 # %%
 by_token = NamedSharding(mesh, PartitionSpec(None, "devices"))

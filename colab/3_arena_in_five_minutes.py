@@ -13,9 +13,9 @@
 #
 # # The arena in five minutes
 #
-# The Long Range Arena asks what a model can do with long sequences. One of its tasks, ListOps, at its full
-# length of 2,000 tokens: HRR attention against softmax attention, and against no attention at all, with
-# learning curves that grow while you watch.
+# The Long Range Arena is a benchmark for models of long sequences. This notebook compares HRR attention,
+# softmax attention and no attention on one of its tasks, ListOps, at the full length of 2,000 tokens. The
+# learning curves grow while you watch.
 #
 # [badge]: https://colab.research.google.com/assets/colab-badge.svg
 # [colab]: https://colab.research.google.com/github/hrrformer/hrrformer/blob/main/colab/3_arena_in_five_minutes.ipynb
@@ -27,11 +27,11 @@ import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere the library is installed as its README says
+if "google.colab" in sys.modules:  # elsewhere install the library as in its README
     plugins = {"jax_cuda12_plugin": "cuda12", "jax_cuda13_plugin": "cuda13", "libtpu": "tpu"}
     accelerators = ",".join(plugins[name] for name in plugins if importlib.util.find_spec(name))
-    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX, so they go together
-    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # as it is: this kernel has loaded it already
+    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX only
+    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # keep the version that this kernel has loaded
     library = "hrrformer[lra] @ git+https://github.com/hrrformer/hrrformer"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", jax_and_plugins, numpy, library]
     subprocess.run(pip, check=True)
@@ -59,8 +59,8 @@ print(jax.devices())
 # %% [markdown]
 # ## The task
 #
-# Nested minima, maxima, medians and sums modulo 10 of digits; the answer is a digit. The expressions are
-# drawn here, from a seed.
+# An expression has nested minima, maxima, medians and sums modulo 10 of digits. The answer is a digit. The
+# next cell draws expressions from a seed.
 
 # %%
 lra_tasks.prepare(
@@ -72,10 +72,10 @@ for number in range(3):
     print(f"{text[:60]} … = {examples[number]['label']}   ({len(examples[number]['tokens']):,} tokens)")
 
 # %% [markdown]
-# ## The race
+# ## The comparison
 #
-# One small encoder, one order of the data, one schedule; only the mixer differs. The settings are those of
-# the preset `quick`, which reads its answer off the first token.
+# All models share one small encoder, one order of the data and one schedule. Only the mixer differs. The
+# settings are those of the preset `quick`, which classifies from the first token.
 
 # %%
 quick = lra_tasks.preset("listops", "quick")
@@ -87,15 +87,15 @@ settings = {"default": steps, "small": tiny}[size]
 print(f"{settings.num_steps} steps of {settings.batch_size} examples, {settings.length:,} tokens")
 
 # %% [markdown]
-# Every run writes its measurements to `metrics.jsonl` in its folder. A `Progress` is told what is under way,
-# at every step; this one draws what the files hold so far.
+# Every run writes its measurements to `metrics.jsonl` in its folder. The functions report each step to a
+# `Progress`; this one draws the measurements so far.
 
 # %%
 MIXERS = {"hrr": "#0072B2", "none": "#7F7F7F", "softmax": "#D55E00"}
 
 
 def rows(run, split):
-    """What a run has measured so far on a split."""
+    """The measurements of a run so far on a split."""
     path = Path(run, "metrics.jsonl")
     lines = path.read_text().splitlines() if path.exists() else []
     return [row for row in map(json.loads, lines) if row["split"] == split]
@@ -105,7 +105,7 @@ def curves(title):
     """Loss against steps, accuracy against seconds."""
     figure = Figure(
         figsize=(6.4, 6.4), dpi=110, layout="constrained"
-    )  # without pyplot, so it is shown only once
+    )  # without pyplot, so that it is shown only once
     loss, accuracy = figure.subplots(2, 1)
     for mixer, colour in MIXERS.items():
         run = runs / f"{mixer}-seed0"
@@ -132,7 +132,7 @@ def curves(title):
 
 
 class LiveCurves(lra_tasks.Progress):
-    """Shows the curves and draws them anew every few seconds, in place of lines of text."""
+    """Shows the curves and redraws them every few seconds, instead of lines of text."""
 
     def __init__(self, every=2.0):
         super().__init__()
@@ -140,7 +140,7 @@ class LiveCurves(lra_tasks.Progress):
         self.shown = display(curves("starting"), display_id=True)
 
     def __enter__(self):
-        return self  # no bar, and no thread that prints
+        return self  # without a bar and without a thread that prints
 
     def show(self, message, done=0, total=0, note=""):
         if time.monotonic() - self.drawn > self.every:
@@ -148,7 +148,7 @@ class LiveCurves(lra_tasks.Progress):
             self.drawn = time.monotonic()
 
     def say(self, message):
-        pass  # the curves say it
+        pass  # the curves show it
 
 
 with LiveCurves() as progress:
@@ -161,8 +161,8 @@ display(Markdown(report.table()))
 # %% [markdown]
 # ## How to read it
 #
-# Much of ListOps can be guessed without reading the expression. These are the accuracies of such guesses,
-# measured on the same test split; an accuracy near a line shows nothing beyond that line's rule.
+# Much of ListOps can be guessed without reading the expression. The next table lists the accuracy of such
+# guesses on the same test split. A model with about the same accuracy has learned no more than that rule.
 
 # %%
 lines = "\n".join(f"| {name} | {value:.1f} |" for name, value in report.references.items())
@@ -172,17 +172,17 @@ error = 100 * np.sqrt(0.35 * 0.65 / num_test)
 print(f"{num_test} test examples: an accuracy of 35 % is uncertain by ± {error:.1f} (one standard error)")
 
 # %% [markdown]
-# - The upper panel sets the mixers side by side at equal steps, the lower one at equal time. The lower one is
-#   where HRR attention earns its keep: its time grows with the length, that of softmax attention with its
-#   square.
-# - `none` is the same model without attention: each token alone. It is the honest measure of what attention
-#   adds. In a race this short do not expect anyone to add much: the root operator, which is the first token,
-#   tells as much as the third line above. Many published models, trained far longer, end between the third
-#   and the fourth.
-# - HRR attention never carries a token's value to another token, so do not expect one layer of it to read a
+# - The upper panel compares the mixers at equal steps, the lower one at equal time. In the lower one HRR
+#   attention is ahead of softmax attention. Its time grows with the length, that of softmax attention with
+#   the square.
+# - `none` is the same model without attention: each token alone. Compare against it to see the gain from
+#   attention. This comparison is too short for a large gain. The root operator, which is the first token,
+#   gives the third line above. Many published models, trained far longer, end between the third line and the
+#   fourth.
+# - HRR attention never moves a token's value to another token. So do not expect one layer of it to evaluate a
 #   nested expression step by step.
 #
-# What was run, and on what:
+# Settings, versions and device of these runs:
 
 # %%
 display(Markdown("\n".join(f"- {note}" for note in report.notes)))

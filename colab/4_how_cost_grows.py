@@ -13,8 +13,9 @@
 #
 # # How cost grows
 #
-# Time and memory of one attention layer, forward and backward, from a thousand tokens to a million. Softmax
-# attention compares every token with every other and stops where that no longer fits, or takes too long.
+# This notebook measures time and memory of one attention layer, forward and backward, from a thousand tokens
+# to a million. Softmax attention compares every token with every other. Its curve stops where that no longer
+# fits or takes too long.
 #
 # [badge]: https://colab.research.google.com/assets/colab-badge.svg
 # [colab]: https://colab.research.google.com/github/hrrformer/hrrformer/blob/main/colab/4_how_cost_grows.ipynb
@@ -26,11 +27,11 @@ import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere the library is installed as its README says
+if "google.colab" in sys.modules:  # elsewhere install the library as in its README
     plugins = {"jax_cuda12_plugin": "cuda12", "jax_cuda13_plugin": "cuda13", "libtpu": "tpu"}
     accelerators = ",".join(plugins[name] for name in plugins if importlib.util.find_spec(name))
-    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX, so they go together
-    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # as it is: this kernel has loaded it already
+    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX only
+    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # keep the version that this kernel has loaded
     library = "hrrformer[lra] @ git+https://github.com/hrrformer/hrrformer"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", jax_and_plugins, numpy, library]
     subprocess.run(pip, check=True)
@@ -51,14 +52,17 @@ LENGTHS = {"default": (K, 4 * K, 16 * K, 64 * K, 256 * K, K * K), "small": (K //
 print(jax.devices())
 
 # %% [markdown]
-# ## What is measured
+# ## The measurement
 #
-# A layer of 32 features and one head, on one sequence of random numbers: its four projections and the
-# attention between them; loss and all gradients. `hrr` is this library's layer, `softmax` is JAX's own
-# attention, which holds the weights of all pairs of tokens, and `projections` is the layer without attention,
-# the least that any such layer costs. Memory is counted by the compiler: what the program holds beside its
-# inputs and results. Times are medians of rounds in shuffled order. A call that would need more memory than
-# is free, or more than a few seconds, is not made.
+# The layer has 32 features and one head. It reads one sequence of random numbers and computes a loss and all
+# gradients.
+#
+# - `hrr` is this library's layer.
+# - `softmax` is JAX's own attention, which stores the weights of all pairs of tokens.
+# - `projections` is the layer without attention: the minimum cost of any such layer.
+#
+# The compiler reports memory: the temporary arrays beside inputs and results. Times are medians of rounds in
+# shuffled order. Calls that need more memory than is free, or more than a few seconds, are left out.
 
 # %%
 settings = AttentionSettings(
@@ -79,9 +83,9 @@ with tempfile.TemporaryDirectory() as folder:
     display(Image(path.read_bytes(), width=640))
 
 # %% [markdown]
-# Both axes are logarithmic: a cost that grows with $T$ is a line of slope 1, with $T^2$ one of slope 2. The
-# exponents beside the names are fitted to the longer sequences. The same as numbers, two columns of times and
-# then two of memory:
+# Both axes are logarithmic. A cost that grows with $T$ is a line of slope 1, a cost that grows with $T^2$ a
+# line of slope 2. The exponents beside the names are fitted to the longer sequences. The next table has the
+# same numbers, first two columns of times, then two of memory:
 
 
 # %%
@@ -108,13 +112,10 @@ for row in both:
         print(f"{row['contestant']}, T = {row['length']:,}: {row['note']}")
 
 # %% [markdown]
-# ## What to make of it
+# ## Conclusions
 #
-# - HRR attention's cost is that of a few more projections, at every length: its line runs beside
-#   `projections`.
-# - On shorter sequences than these softmax attention may be the faster one. Where the lines cross depends on
-#   width, heads and machine.
-# - Softmax attention need not hold all weights in memory: fused kernels for GPUs recompute them block by
-#   block, which saves memory, not operations. `lra bench attention` measures one of those too, where there is
-#   a GPU.
-# - A cost says nothing about what a layer can learn. See [the arena](3_arena_in_five_minutes.ipynb).
+# - HRR attention takes about twice the time of its projections, and the two lines are parallel.
+# - On shorter sequences softmax attention may be faster. The crossing depends on width, heads and machine.
+# - Softmax attention does not have to store all weights. Fused kernels for GPUs recompute them block by
+#   block, which saves memory, not operations. On a GPU `lra bench attention` measures such a kernel too.
+# - Cost does not measure learning. See [the arena](3_arena_in_five_minutes.ipynb) for accuracy.

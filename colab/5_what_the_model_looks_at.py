@@ -13,9 +13,9 @@
 #
 # # What the model looks at
 #
-# HRR attention gives every token one weight a head, so its weights can be laid over a picture or a text as
-# they are. Here a small model learns something about pictures and then about texts, and we look at its
-# weights, and test what they mean and what not.
+# HRR attention gives every token one weight per head, so its weights can be drawn over a picture or a text.
+# This notebook trains a small model on pictures and then on texts. It draws the weights and tests their
+# meaning.
 #
 # [badge]: https://colab.research.google.com/assets/colab-badge.svg
 # [colab]: https://colab.research.google.com/github/hrrformer/hrrformer/blob/main/colab/5_what_the_model_looks_at.ipynb
@@ -27,11 +27,11 @@ import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:  # elsewhere the library is installed as its README says
+if "google.colab" in sys.modules:  # elsewhere install the library as in its README
     plugins = {"jax_cuda12_plugin": "cuda12", "jax_cuda13_plugin": "cuda13", "libtpu": "tpu"}
     accelerators = ",".join(plugins[name] for name in plugins if importlib.util.find_spec(name))
-    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX, so they go together
-    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # as it is: this kernel has loaded it already
+    jax_and_plugins = f"jax[{accelerators}]"  # a plugin fits one version of JAX only
+    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # keep the version that this kernel has loaded
     library = "hrrformer[lra] @ git+https://github.com/hrrformer/hrrformer"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", jax_and_plugins, numpy, library]
     subprocess.run(pip, check=True)
@@ -67,11 +67,12 @@ plt.rcParams.update(
 print(jax.devices())
 
 # %% [markdown]
-# ## A model that can be looked into
+# ## The model
 #
-# One block: embedding and positions, HRR attention, an MLP, the mean over all real tokens, classes. With
-# `rescale=True` weights are 1 on average, and not 1 divided by the number of tokens: a weight above 1 makes a
-# token's own value louder, one below 1 quieter. `sow_weights=True` keeps them to be looked at.
+# The model has one block: embedding and positions, HRR attention, an MLP, the mean over all real tokens, and
+# a classifier. With `rescale=True` weights are 1 on average, instead of 1 divided by the number of tokens. A
+# weight above 1 amplifies the token's own value, one below 1 attenuates it. `sow_weights=True` keeps the
+# weights.
 
 # %%
 WIDTH, HEADS = 32, 2
@@ -137,8 +138,8 @@ def trained(model, tokens, mask, labels, num_steps):
 # %% [markdown]
 # ## Pictures
 #
-# Digits, printed in the fonts that come with Matplotlib, a little turned, shifted and scaled. Tokens are
-# pixels, each one of 16 greys, row by row.
+# The pictures are digits in the fonts of Matplotlib, slightly rotated, shifted and scaled. Tokens are pixels
+# with 16 levels of gray, row by row.
 
 # %%
 SIDE, GREYS = 16, 16
@@ -149,7 +150,7 @@ FONTS = sorted(
 
 
 def digit(value, draw):
-    """A picture of a digit, greys (SIDE · SIDE,)."""
+    """A picture of a digit, gray levels (SIDE · SIDE,)."""
     font = ImageFont.truetype(str(draw.choice(FONTS)), int(draw.integers(11, 16)))
     picture = Image.new("L", (SIDE, SIDE))
     middle = tuple(SIDE / 2 + draw.uniform(-1, 1, size=2))
@@ -172,8 +173,8 @@ print(
 )
 
 # %% [markdown]
-# Its weights, laid over new pictures: red makes a pixel louder, blue quieter. Beside them, the mean weight of
-# each kind of pixel, and what it was before training.
+# The next picture draws the weights over new digits: red amplifies a pixel, blue attenuates it. Below, bars
+# show the mean weight of each kind of pixel, before and after training.
 
 # %%
 PICKED = [2, 5, 8]
@@ -225,13 +226,13 @@ ratio = (weights.max(-1) / weights.min(-1)).max()
 print(f"within a head and picture, weights differ by a factor of {ratio:.2f} at most; e² is {np.exp(2):.2f}")
 
 # %% [markdown]
-# A pixel's weight follows from its grey, its place, and the sum of all pixels that the memory holds. Most
-# pixels are paper, so paper is most of that sum. What differs between grey and blue bars was learned; what
-# does not was there before. A weight far from 1 is not yet a reason for an answer.
+# A pixel's weight depends on its gray level, its position, and the sum of all pixels in the memory. Most
+# pixels are paper, so paper is most of that sum. The difference between the gray and blue bars is the effect
+# of training. A weight far from 1 does not yet explain an answer.
 #
 # ## Text
 #
-# From which library is a function? The functions are those of the libraries that are installed here; tokens
+# The task is to predict the library of a function. The functions are those of the installed libraries; tokens
 # are words and signs.
 
 # %%
@@ -247,7 +248,7 @@ UNKNOWN = 1  # 0 is padding
 
 
 def functions(packages, wanted):
-    """Texts of functions that stand in the files of some packages, drawn at random."""
+    """Texts of functions from the files of some packages, drawn at random."""
     folders = [importlib.util.find_spec(package).submodule_search_locations[0] for package in packages]
     files = sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
     random.Random(0).shuffle(files)
@@ -258,7 +259,7 @@ def functions(packages, wanted):
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 4:
                 found.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
-        if len(found) >= 3 * wanted:  # from several files, where there are many
+        if len(found) >= 3 * wanted:  # from several files, if there are many
             break
     return random.Random(0).sample(found, min(wanted, len(found)))
 
@@ -284,7 +285,7 @@ print(f"right: {accuracy(reader, tokens[test], mask[test], labels[test]):.1f} % 
 print(f"always the most frequent library: {100 * np.bincount(labels[test]).max() / num_test:.1f} %")
 
 # %% [markdown]
-# One of this library's own functions, from the test split, with the weight of every word.
+# The next picture shows a function of this library, from the test split, with the weight of every word.
 
 
 # %%
@@ -326,11 +327,11 @@ figure.colorbar(colours, ax=ax, alpha=0.55, label=f"weight, head {head + 1}", **
 plt.show()
 
 # %% [markdown]
-# ## Do weights say what matters?
+# ## Do weights show importance?
 #
-# If they did, a model that loses the words with the largest weights would fail soonest. So words are taken
-# away from the test functions (masked, as padding is): those with the largest mean weight first, those with
-# the smallest first, and at random.
+# If they did, a model without the words of largest weight would fail soonest. The next
+# cell masks words of the test functions like padding. It masks the largest mean weight first, the smallest
+# first, or words at random.
 
 # %%
 by_weight = np.where(mask[test], weights_of(reader, tokens[test], mask[test]).mean(1), np.inf)
@@ -358,16 +359,16 @@ ax.set_title("What is left to read", loc="left")
 plt.show()
 
 # %% [markdown]
-# Where the curves lie apart, weights say something about what matters, by as much as they lie apart; where
-# they do not, weights are no explanation. Softmax attention is no different there: a weight is a part of the
-# computation, not a reason.
+# Where the curves differ, weights measure importance to that degree. Where they do not differ, weights do not
+# explain the answer. The same holds for softmax attention: a weight is a part of the computation, not a
+# reason.
 #
 # ## No token receives another's value
 #
-# In softmax attention, a weight stands between two tokens: how much of the *other's* value this one takes in.
-# An HRR weight has no second token. To see it, one word of the function is replaced by another, and every
-# token's output is compared with what it was: by how many degrees does it turn? The queries, keys and values
-# are the same for both.
+# In softmax attention a weight belongs to two tokens: it is the share of the *other* token's value in the
+# output. An HRR weight belongs to one token. The next cell shows the difference. It replaces one word of the
+# function and measures by how many degrees the output of every token turns. Queries, keys and values are the
+# same for both kinds of attention.
 
 
 # %%
@@ -405,11 +406,9 @@ axes[1].set_xlabel("token; green: the one that was replaced")
 plt.show()
 
 # %% [markdown]
-# What a weight of HRR attention means, then:
+# In summary, a weight of HRR attention has this meaning:
 #
-# - It makes a token's own value louder or quieter. What stands in the other tokens decides how much, and does
-#   nothing else: their values do not come in. (A variant of the layer, `output="unbound"`, passes on what the
-#   memory gives back, and is another layer.)
-# - Weights of one head in one sequence can be compared with each other, and differ by a factor of $e^2$ at
-#   most.
-# - They are part of how an answer comes about. Whether they are a reason for it has to be tested, as above.
+# - It amplifies or attenuates the token's own value. The other tokens decide only the factor; the output does
+#   not contain their values. (With `output="unbound"` the output is the retrieved vector instead.)
+# - Weights of one head in one sequence are comparable. They differ by a factor of $e^2$ at most.
+# - Weights are part of the computation of an answer. A test as above shows whether they explain it.

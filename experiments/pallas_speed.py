@@ -1,31 +1,29 @@
-"""The fused kernels of `hrrformer.pallas` against XLA's "matmul" and against the memory's speed.
+"""Speed of the fused kernels of `hrrformer.experimental` against XLA's "matmul" and the memory bandwidth.
 
-Question. How near do the kernels come to what their passes must move, and are they faster than XLA?
+Question. How close are the kernels to the memory roofline, and are they faster than XLA?
 
     python -m experiments.pallas_speed            the tables, on one GPU or TPU
     python -m experiments.pallas_speed --record   the same, kept in experiments/results
-    python -m experiments.pallas_speed --tiny     the same code on CPU, interpreted: its times say nothing
+    python -m experiments.pallas_speed --tiny     the same code on CPU, interpreted: its times mean nothing
 
 Hardware and time. One GPU (A100, H100) or TPU with 16 GB; a few minutes, most of them compilation. Of
 several devices the first is used.
 
-Method. 8 sequences of 16,384 tokens with 8 heads, without a mask, for H = 64 and 128 in float32 and
-bfloat16. The speed of the memory is that of x ↦ -x over the numbers of such a sequence's query: it reads
-and writes each once. The floor of a pass is what it must read and write, as listed in `hrrformer.pallas`,
-at that speed. Every time is the median of 7, each the mean over as many calls in a row as take about 50
-ms. "all" is a gradient by `jax.grad` with its forward, whose parts by XLA are in the floor too. The error
-is that of outputs and gradients against "matmul" with precision "highest", relative, the largest of the
-four.
+Method. 8 sequences of 16,384 tokens with 8 heads, without a mask, for H = 64 and 128 in float32 and bfloat16.
+The memory bandwidth is measured with x ↦ -x over the numbers of such a sequence's query: it reads and writes
+each once. The roofline of a pass is the time to read and write its arrays at that bandwidth. Every time is
+the median of 7 means, each over consecutive calls that take about 50 ms. "all" is a gradient by `jax.grad`
+with its forward; its roofline includes the parts by XLA. The error is the largest relative error of output
+and gradients against "matmul" with precision "highest".
 
-Expectation. Each pass at 70 % of its floor's speed or more, and every line faster than "matmul", at an
-error below 1e-5 in float32 and 2e-2 in bfloat16. "matmul" writes v̂ and its cotangent to memory and reads
-them again several times, which kernels do not: it should take twice as long or more. Where this does not
-hold, the kernels are no default, and the constants of `hrrformer.pallas` (GPU_BLOCK, GPU_PROGRAMS,
-TPU_BLOCK_SIZE) are the first to try. What is known without a device: for H100, XLA's compiler keeps
-everything in registers but for float32 with H = 128, where `pull_superposition` spills much and `scores`
-and `pull_scores` some: the least sure case.
+Expectation. Each pass reaches at least 70 % of its roofline, and every line is faster than "matmul". The
+error is below 1e-5 in float32 and 2e-2 in bfloat16. "matmul" writes v̂ and its cotangent to memory and reads
+them again several times; the kernels do not, so "matmul" should take at least twice as long. If not, the
+kernels cannot become a default. Then try other values of GPU_BLOCK, GPU_PROGRAMS and TPU_BLOCK_SIZE first.
+Compiled for an H100 without running, all cases stay in registers except float32 with H = 128. There
+`pull_superposition` spills much, and `scores` and `pull_scores` spill some.
 
-Results. None yet: whoever has a device runs the second command.
+Results. None yet: the second command records them.
 """
 
 import statistics
@@ -78,7 +76,7 @@ def gradient(implementation: str, precision: str | None, *inputs: jax.Array) -> 
 
 
 def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, Any]:
-    """Returns times, floors and error for one head size and dtype."""
+    """Returns times, rooflines and error for one head size and dtype."""
     batch, length, heads = TINY if tiny else SHAPE
     shape = (batch, length, heads, size)
     whole = [jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(0), 4)]
@@ -131,11 +129,11 @@ def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, 
 
 
 def main(record: bool = False, tiny: bool = False) -> None:
-    """Times the passes of attention by fused kernels and by XLA, and prints them beside their floors.
+    """Times the passes of attention by fused kernels and by XLA, and prints them beside their rooflines.
 
     Args:
-        record: keep the result in experiments/results.
-        tiny: a few tokens and one measurement, to see on CPU that everything runs; nothing is kept.
+        record: Keep the result in experiments/results.
+        tiny: Use a few tokens and one measurement, to check on CPU that everything runs; keep nothing.
     """
     if jax.default_backend() == "cpu" and not tiny:
         raise SystemExit("There is no GPU or TPU here: --tiny runs the same code, interpreted.")

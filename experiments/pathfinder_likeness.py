@@ -1,41 +1,40 @@
-"""Our Pathfinder pictures beside the arena's: their looks, the speed they are drawn at, what gives them away.
+"""Pathfinder pictures of this project beside the arena's: likeness, drawing speed, shortcuts.
 
-Question. `lra_tasks.tasks.pathfinder.drawing` draws by another algorithm than the arena's. Are its pictures
-of the same kind, and as hard?
+Question. `lra_tasks.tasks.pathfinder.drawing` uses another algorithm than the arena. Are its pictures alike,
+and as hard?
 
     python -m experiments.pathfinder_likeness            the tables
     python -m experiments.pathfinder_likeness --record   the same, kept in experiments/results, and a picture
 
 Hardware and time. One CPU core, two minutes; no GPU.
 
-The arena's numbers. The release is a download of many gigabytes, so they are measured on what its generator
-draws: that of Linsley et al. (github.com/drewlinsley/pathfinder) with the arena's parameters, and with the
-byte scaling of `scipy.misc`, which its present version has lost, put back. Looks: 500, 100, 60 and 30
+The arena's numbers. The release is a download of many gigabytes. So they are measured on pictures of its
+generator, that of Linsley et al. (github.com/drewlinsley/pathfinder), with the arena's parameters. The byte
+scaling of `scipy.misc`, which the current version lacks, is restored. Likeness: 500, 100, 60 and 30
 pictures of 32, 64, 128 and 256 pixels. Rules: 1,500, 120 and 300 pairs of snakes of 32, 64 and 128 pixels, in
 five folds. "Published" are earlier measurements of the same.
 
-Rules. By the geometry: the more frequent label in each of 8 ranges of the distance between the discs, or in
-each of 6 × 6 ranges of the directions in which the snakes leave the discs, against the line between these.
-By the pixels: the reference lines of the task, which find discs and directions in the pictures.
+Rules. By geometry: the more frequent label in each of 8 ranges of the distance between the discs; or in each
+of 6 × 6 ranges of the directions of the snakes at the discs, relative to the line between the discs. By
+pixels: the reference lines of the task, which find discs and directions in the pictures.
 
 Results, contour length 14, in experiments/results with their environment:
 - Likeness. The share of black is within a point of the published one at 32 and 128 pixels; mean brightness
   and the distance between the discs are near the arena's at all sizes. At 32 and 64 pixels there are more
-  parts, as the arena's snakes run together where they touch. The pictures with shorter contours, not in these
-  tables, are fuller than the arena's at 32 and 64 pixels: more of the distractors find a place.
-- What differs on purpose. The arena's snakes touch and cross at times, ours never do. The arena's discs can
-  hide where a snake goes on, ours cannot.
+  parts, because touching snakes of the arena merge. The pictures with shorter contours, not in these tables,
+  are fuller than the arena's at 32 and 64 pixels: more distractors find a place.
+- Deliberate differences. The arena's snakes sometimes touch and cross; here they never do. The arena's discs
+  can hide the continuation of a snake; here they cannot.
 - Speed. 200,000 pictures take less than a minute of one core at 32 pixels and less than three at 128. The
   original took 0.1 to 0.75 seconds for one picture of 32 pixels and 2.5 to 11 for one of 128. At 64 pixels
-  the snakes need most of the room, and most of the work is in vain, there and here.
+  the snakes need most of the space, and both algorithms discard most attempts.
 - Distance between the discs. It gives 54 % in the arena's pictures of 32 pixels and 55 % at 128, and nothing
-  in ours: both places of the second disc are equally far.
-- Directions. The arena has a stronger shortcut, and ours share it: smooth lines leave joined ends in
-  directions that suit each other. Two places of a Path-X picture, with no look at what lies in between, give
-  81 % in the arena's and 83 % in ours; at 64 pixels 82 % and 89 %, at 32 pixels 64 % and 58 %. It is a
-  reference line of the task: what is below it on Path-X may have followed no snake. Drawing only scenes whose
-  two places of the second disc agree in directions too would weaken it, and the published numbers are for
-  pictures that have the shortcut.
+  here: both places of the second disc are equally far.
+- Directions. The arena has a stronger shortcut, and these pictures share it: the ends of a smooth line have
+  matching directions. Two places of a Path-X picture, without the pixels between them, give 81 % in the
+  arena's and 83 % here; at 64 pixels 82 % and 89 %, at 32 pixels 64 % and 58 %. It is a reference line of the
+  task: a model below it on Path-X may not follow any snake. The shortcut could be weakened by matching
+  directions for both places of the second disc. But the published numbers are for pictures with the shortcut.
 """
 
 import time
@@ -57,7 +56,7 @@ from lra_tasks.training.metrics import environment
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 0
-BRIGHT = 100  # above it is a stroke or a disc, below it the rim of one
+BRIGHT = 100  # brighter is a stroke or a disc, darker is a rim
 LOOKED_AT = 500
 RULED = 5_000  # pictures the rules are fitted on, and as many to score them on
 PUBLISHED = {32: 65.6, 128: 87.1}
@@ -79,7 +78,7 @@ WHAT = {
 
 
 def looks(pictures: np.ndarray) -> dict[str, float]:
-    """Measures pictures (B, size, size): the the first four lines of `WHAT`."""
+    """Measures pictures (B, size, size): the first four lines of `WHAT`."""
     discs = find_discs(pictures)
     areas: list[Any] = [ndimage.label(picture > BRIGHT, np.ones((3, 3))) for picture in pictures]
     return {
@@ -91,9 +90,9 @@ def looks(pictures: np.ndarray) -> dict[str, float]:
 
 
 def leaving(shown: Scene) -> tuple[float, float, float]:
-    """Returns the distance between the discs and the directions that the snakes leave them in, in radians.
+    """Returns the distance between the discs and the directions of the snakes at the discs, in radians.
 
-    The directions are against the line from the other disc, the first from 0 to π.
+    The directions are relative to the line from the other disc; the first is from 0 to π.
     """
     here, there = shown.discs @ [1, 1j]
     ends = shown.paddles @ [1, 1j]
@@ -134,7 +133,7 @@ def rules(size: int) -> dict[str, float]:
 
 
 def speed(size: int, contour_length: int, seconds: float = 1.0) -> float:
-    """Measures the pictures that one core draws a second, once the code is compiled."""
+    """Measures the pictures per second of one core, after compilation."""
     number, taken = 0, 0.0
     while taken < seconds:
         start = time.process_time()
@@ -145,7 +144,7 @@ def speed(size: int, contour_length: int, seconds: float = 1.0) -> float:
 
 
 def cpu() -> str:
-    """Returns the processor's name, where the system tells it."""
+    """Returns the name of the processor, or "unknown"."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
@@ -171,10 +170,10 @@ def plot(path: Path) -> None:
 
 
 def main(*, record: bool = False) -> None:
-    """Measures our pictures and prints them beside the arena's.
+    """Measures the pictures and prints the results beside the arena's.
 
     Args:
-        record: keep the result in experiments/results.
+        record: Keep the result in experiments/results.
     """
     images(32, 14, SEED, 0, 1)  # compiles
     ours: dict[int, dict[str, float]] = {}

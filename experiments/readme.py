@@ -2,11 +2,14 @@
 
     make readme
 
-What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced by the table of the report in
-`experiments/results/NAME.json`, after `<!-- results: NAME -->` by the whole of it, after
-`<!-- memory: NAME -->` by the memory of a training step, by preset and mixer, after
-`<!-- cost: NAME -->` by targets and what was measured, and after `<!-- longest: NAME -->` by the longest
-sequences that fit.
+The text between a marker and `<!-- end -->` is generated from `experiments/results/NAME.json`:
+
+- `<!-- table: NAME -->` the table of a report;
+- `<!-- results: NAME -->` the whole report;
+- `<!-- memory: NAME -->` the memory of a training step, by preset and mixer;
+- `<!-- cost: NAME -->` targets and measurements;
+- `<!-- longest: NAME -->` the longest sequences that fit.
+
 `tests/project/test_readme.py` fails while a page and results disagree.
 """
 
@@ -23,7 +26,7 @@ BLOCK = re.compile(r"(<!-- (table|results|memory|cost|longest): ([\w-]+) -->\n).
 
 
 def filled(text: str) -> str:
-    """Returns a page's text with every block of results made anew."""
+    """Returns a page's text with every block of results generated again."""
     return BLOCK.sub(lambda match: f"{match[1]}{_block(match[2], match[3])}{match[4]}", text)
 
 

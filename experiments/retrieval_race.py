@@ -1,11 +1,11 @@
 """HRR attention against softmax attention and no mixing, on pairs of ACL papers.
 
-Question. Which mixer tells cited papers from others, two towers of one encoder reading 1,000 bytes of each?
+Question. Which mixer predicts citations, with one encoder that reads 1,000 bytes of each paper?
 
     python -m experiments.retrieval_race quick --record   two CPU cores, minutes
     python -m experiments.retrieval_race small --record   on one GPU, 4,000 bytes, three seeds
 
-These are pairs of our own (retrieval/acl), not the arena's Retrieval.
+These are this project's own pairs (retrieval/acl), not the arena's Retrieval.
 """
 
 import dataclasses

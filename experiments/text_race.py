@@ -1,6 +1,6 @@
 """HRR attention against softmax attention and no mixing, on the bytes of film reviews.
 
-Question. What does each mixer add, and cost, where a bag of bytes says something already?
+Question. How much does each mixer add, and cost, where a bag of bytes is informative already?
 
     python -m experiments.text_race quick --record   two CPU cores, minutes, 1,000 bytes of each review
     python -m experiments.text_race small --record   on one GPU, 4,000 bytes, three seeds

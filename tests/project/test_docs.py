@@ -1,4 +1,4 @@
-"""The pages and the README keep their promises: Python runs, commands parse, names exist, the site builds."""
+"""Tests of the README and the pages: Python runs, commands parse, names and files exist, the site builds."""
 
 import importlib
 import importlib.util
@@ -10,10 +10,9 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax.numpy as jnp
 import pytest
@@ -21,17 +20,17 @@ from flax import nnx
 
 import hrrformer.linen
 import hrrformer.nnx
-from lra_tasks.cli.main import main
+from lra_tasks.cli import main
 from lra_tasks.model.mixers import MixerSpec
-from lra_tasks.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 FENCE = re.compile(r'^```(\w+)(?: title="([^"\n]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
 
 class Block(NamedTuple):
-    """A fenced block, and the name of the file that it is, where it says so."""
+    """A fenced block, and the name of the file that it defines, if any."""
 
     page: Path
     language: str
@@ -43,6 +42,7 @@ BLOCKS = [Block(page, *found) for page in PAGES for found in FENCE.findall(page.
 
 
 def in_language(language: str) -> list:
+    """Returns the blocks in a language as parameters, named by page and number."""
     named: dict[str, int] = {}
     found = []
     for block in BLOCKS:
@@ -52,24 +52,36 @@ def in_language(language: str) -> list:
     return found
 
 
+@pytest.fixture
+def files_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Writes the files that the blocks of a page define, and makes them importable."""
+
+    def write(page: Path) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+        for block in BLOCKS:
+            if block.page == page and block.file:
+                (tmp_path / block.file).write_text(block.text)
+                monkeypatch.delitem(sys.modules, Path(block.file).stem, raising=False)
+
+    return write
+
+
 @pytest.mark.parametrize("block", in_language("python"))
-def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs(
+    block: Block, files_of: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files_of(block.page)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-    files = [other for other in BLOCKS if other.page == block.page and other.file]
-    for other in files:
-        Path(other.file).write_text(other.text)
     if block.file:
         importlib.import_module(Path(block.file).stem)
-    elif "jax.distributed" in block.text:  # which has to come before all else that uses JAX
+    elif "jax.distributed" in block.text:  # it must come before any other use of JAX
         with socket.socket() as free:
             free.bind(("localhost", 0))
             text = block.text.replace(":9876", f":{free.getsockname()[1]}")
         subprocess.run([sys.executable, "-c", text], check=True, env=os.environ | {"XLA_FLAGS": ""})
     else:
-        with mock.patch.dict(TASKS):  # a page adds a task
-            exec(compile(block.text, block.page.name, "exec"), {"__name__": block.page.stem})
+        exec(compile(block.text, block.page.name, "exec"), {"__name__": block.page.stem})
 
 
 def test_own_mixer_mixes() -> None:
@@ -85,7 +97,7 @@ def test_own_mixer_mixes() -> None:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yields the words of every command, those within another's quotes too, with 0 for each variable."""
+    """Yields the words of every command, including quoted ones, with 0 for each variable."""
     for line in re.sub(r"\\\n", " ", re.sub(r"\$\w+", "0", text)).splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True
@@ -107,12 +119,15 @@ def test_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("block", in_language("bash"))
-def test_commands_parse(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_parse(
+    block: Block, files_of: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files_of(block.page)
     monkeypatch.chdir(ROOT)
     for words in commands(block.text):
         if "lra" in words:
             arguments = words[words.index("lra") + 1 :]
-            assert main._parse(arguments) is not None, words
+            assert main._parse(arguments) is not None or arguments == ["help"], words
         elif words[0] == "make":
             subprocess.run([*words, "--dry-run"], check=True, capture_output=True)
         elif words[:2] == ["python", "-m"]:
@@ -124,6 +139,22 @@ def test_commands_in_text_name_modules_that_exist() -> None:
         for name in re.findall(r"`python -m (experiments\.\w+)", page.read_text()):
             module = name.replace("TASK", "text")
             assert importlib.util.find_spec(module) is not None, f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda page: page.stem)
+def test_files_named_in_text_exist(page: Path) -> None:
+    folders = "hrrformer|lra_tasks|experiments|docs|colab|tests"
+    for name in re.findall(rf"`((?:{folders})/[\w/.]*)`", page.read_text()):
+        assert "NAME" in name or (ROOT / name).exists(), name
+
+
+def test_layout_names_the_folders_of_the_arena() -> None:
+    (layout,) = re.findall(r"^## The layout\n(.*?)^## ", CONTRIBUTING.read_text(), re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"`([\w/]+/|\w+\.py)`", layout))
+    places = [ROOT, ROOT / "hrrformer", ROOT / "lra_tasks", ROOT / "experiments"]
+    assert not {name for name in named if not any((place / name).exists() for place in places)}
+    folders = {f"{path.parent.name}/" for path in (ROOT / "lra_tasks").glob("*/__init__.py")}
+    assert folders <= named
 
 
 def test_every_public_name_is_documented() -> None:
@@ -148,7 +179,7 @@ def test_every_public_name_is_documented() -> None:
     assert not {name for name, value in public.items() if id(value) not in documented}
 
 
-def test_pictures_are_those_that_are_drawn(tmp_path: Path) -> None:
+def test_pictures_are_drawn_and_shown(tmp_path: Path) -> None:
     runpy.run_path(str(ROOT / "docs" / "pictures.py"))["main"](tmp_path)
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
@@ -162,7 +193,7 @@ def test_site_builds(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     pages = list(tmp_path.glob("*.html"))
-    assert len(pages) == len(PAGES)  # the README is none of them, and 404 is one
+    assert len(pages) == len(PAGES)  # without the README, and with 404
     for page in pages:
         text = page.read_text()
         assert "arithmatex" not in text, f"{page.name}: a formula is still TeX"
