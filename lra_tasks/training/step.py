@@ -102,9 +102,17 @@ class Trainer:
         return jax.tree.map(jax.make_array_from_process_local_data, shardings, rows, shapes)
 
     def compile_training(self, state: TrainState) -> jax.stages.Compiled:
-        """Returns the compiled step: (state, batch) → (state, (loss, correct predictions, gradient norm))."""
-        batch = self._abstract_batch(self._settings.length)
-        return jax.jit(self._train_step, donate_argnums=0).lower(state, batch).compile()
+        """Returns the compiled step: (state, batch) → (state, (loss, correct predictions, gradient norm)).
+
+        Args:
+          state: The state, or its shapes.
+        """
+        # The state stays on all devices: by itself XLA shares learned positions like the sequence.
+        state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), state
+        )
+        step = jax.jit(self._train_step, donate_argnums=0, out_shardings=self._replicated)
+        return step.lower(state, self._abstract_batch(self._settings.length)).compile()
 
     def compile_evaluation(self, params: Any, length: int | None = None) -> jax.stages.Compiled:
         """Returns the compiled evaluation: (params, batch) → (correct predictions, sum of losses); kept."""

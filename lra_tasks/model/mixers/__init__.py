@@ -159,9 +159,12 @@ def _options(mixer: type[Any]) -> dict[str, inspect.Parameter]:
 
 
 def _signature(mixer: type[Any]) -> str:
-    return (
-        ", ".join(str(parameter).replace("typing.", "") for parameter in _options(mixer).values()) or "none"
-    )
+    return ", ".join(_plain(parameter) for parameter in _options(mixer).values()) or "none"
+
+
+def _plain(annotated: Any) -> str:
+    """An annotation as its author wrote it: Python prints X | None as Optional[X] where X is a Literal."""
+    return re.sub(r"Optional\[(.*)\]", r"\1 | None", str(annotated).replace("typing.", ""))
 
 
 def _check_options(name: str, mixer: type[Any], options: Mapping[str, Any]) -> None:
