@@ -63,7 +63,9 @@ def test_runs_that_cannot_share_a_sequence(change, message):
 @pytest.mark.parametrize("mixer", ["hrr", "hrr:rescale=True,learn_temperature=True,output=unbound", "none"])
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_a_shared_sequence_gathers_no_activations(mixer, pooling):
-    trainer = Trainer(arena.change(CONFIG, mixer=mixer, model={"pooling": pooling}), TASK, "data=2,sequence=2")
+    trainer = Trainer(
+        arena.change(CONFIG, mixer=mixer, model={"pooling": pooling}), TASK, "data=2,sequence=2"
+    )
     text = trainer.compile_training(jax.eval_shape(trainer.init)).as_text()
     assert "all-reduce" in text
     settings = CONFIG.settings

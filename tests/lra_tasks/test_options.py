@@ -59,8 +59,14 @@ def test_options_reach_the_layer():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hrr:rescal=True", r"'hrr' has no option 'rescal'\. Did you mean 'rescale'\? .*rescale: bool = False"),
-        ("hrr:rescale=1", r"'hrr' needs bool for its option 'rescale'; got 1\. Its options are: rescale: bool"),
+        (
+            "hrr:rescal=True",
+            r"'hrr' has no option 'rescal'\. Did you mean 'rescale'\? .*rescale: bool = False",
+        ),
+        (
+            "hrr:rescale=1",
+            r"'hrr' needs bool for its option 'rescale'; got 1\. Its options are: rescale: bool",
+        ),
         ("hrr:temperature=warm", r"needs float for its option 'temperature'; got 'warm'"),
         ("hrr:output=sum", r"needs Literal\['weighted', 'unbound'\] for its option 'output'; got 'sum'"),
         ("hrr:implementation=fast", r"Literal\['fft', .*\] \| None for its option 'implementation'"),
@@ -82,7 +88,10 @@ def test_options_that_a_mixer_does_not_take(name, message):
     ("name", "message"),
     [
         ("mixers_with_options:Mine:state=-1", r"refuses its options \{'state': -1\}: state must be positive"),
-        ("hrr:temperature=-1.0", r"refuses its options .*temperature must be positive; got -1\.0.*rescale: bool"),
+        (
+            "hrr:temperature=-1.0",
+            r"refuses its options .*temperature must be positive; got -1\.0.*rescale: bool",
+        ),
     ],
 )
 def test_values_that_a_mixer_refuses_are_refused_before_training(name, message, smoke_data, tmp_path):
@@ -155,6 +164,8 @@ def test_a_task_that_cannot_be_had(name, message):
 
 
 def test_the_mixer_of_a_trainer_has_its_options():
-    trainer = Trainer(arena.change(mixer="hrr", mixer_options={"learn_temperature": True}), get_task("listops"))
+    trainer = Trainer(
+        arena.change(mixer="hrr", mixer_options={"learn_temperature": True}), get_task("listops")
+    )
     names = {str(path) for path, _ in nnx.to_flat_state(jax.eval_shape(trainer.init).params)}
     assert any("log_temperature" in name for name in names)

@@ -683,6 +683,58 @@ def test_a_loss_that_is_not_finite(smoke_data, tmp_path, batches):
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_a_loss_that_is_not_finite_is_found_one_step_late(smoke_data, tmp_path, batches):
+    """Between two checkpoints nothing waits for a step; the message names it all the same."""
+    config = change(optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}, save_every=10)
+    config = change(config, eval_every=10, log_every=10)
+    with pytest.raises(UsageError, match=r"No checkpoint had been saved yet") as caught:
+        train(config, tmp_path, data_dir=smoke_data)
+    step = int(re.match(r"The loss of step (\d+) is", str(caught.value))[1])
+    indices = next(batch["index"] for number, batch in enumerate(batches, 1) if number == step)
+    assert f"the training examples {', '.join(map(str, indices))}." in str(caught.value)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_devices_compute_while_the_host_loads_and_fetches(smoke_data, tmp_path, monkeypatch):
+    events = []
+
+    def noted(name, function):
+        def call(*arguments, **options):
+            events.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    compile_training = Trainer.compile_training
+
+    class Step:
+        def __init__(self, compiled):
+            self.call, self.memory_analysis = noted("step", compiled), compiled.memory_analysis
+
+        def __call__(self, *arguments):
+            return self.call(*arguments)
+
+    monkeypatch.setattr(Trainer, "compile_training", lambda *given: Step(compile_training(*given)))
+    monkeypatch.setattr(Trainer, "shard", noted("load", Trainer.shard))
+    monkeypatch.setattr(jax, "device_get", noted("fetch", jax.device_get))
+    monkeypatch.setattr(loop, "evaluate_params", lambda *arguments, **options: (50.0, 1.0))
+    train(change(num_steps=4, eval_every=4, save_every=4, log_every=4), tmp_path, data_dir=smoke_data)
+    assert events == [
+        "load",
+        "step",
+        "load",
+        "step",
+        "load",
+        "fetch",
+        "step",
+        "load",
+        "fetch",
+        "step",
+        "fetch",
+        "fetch",
+    ]
+
+
 def test_a_validation_loss_that_is_not_finite(smoke_data, tmp_path):
     config = change(
         optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}, eval_every=1, save_every=1
