@@ -1,4 +1,4 @@
-"""The fused kernels of `hrrformer.pallas` against XLA's "matmul" and against the memory's speed.
+"""The fused kernels of `hrrformer.experimental.pallas` against XLA's "matmul" and against the memory's speed.
 
 Question. How near do the kernels come to what their passes must move, and are they faster than XLA?
 
@@ -11,19 +11,19 @@ several devices the first is used.
 
 Method. 8 sequences of 16,384 tokens with 8 heads, without a mask, for H = 64 and 128 in float32 and
 bfloat16. The speed of the memory is that of x ↦ -x over the numbers of such a sequence's query: it reads
-and writes each once. The floor of a pass is what it must read and write, as listed in `hrrformer.pallas`,
-at that speed. Every time is the median of 7, each the mean over as many calls in a row as take about 50
-ms. "all" is a gradient by `jax.grad` with its forward, whose parts by XLA are in the floor too. The error
-is that of outputs and gradients against "matmul" with precision "highest", relative, the largest of the
-four.
+and writes each once. The floor of a pass is what it must read and write, as listed in
+`hrrformer.experimental.pallas`, at that speed. Every time is the median of 7, each the mean over as many
+calls in a row as take about 50 ms. "all" is a gradient by `jax.grad` with its forward, whose parts by XLA
+are in the floor too. The error is that of outputs and gradients against "matmul" with precision
+"highest", relative, the largest of the four.
 
 Expectation. Each pass at 70 % of its floor's speed or more, and every line faster than "matmul", at an
 error below 1e-5 in float32 and 2e-2 in bfloat16. "matmul" writes v̂ and its cotangent to memory and reads
 them again several times, which kernels do not: it should take twice as long or more. Where this does not
-hold, the kernels are no default, and the constants of `hrrformer.pallas` (GPU_BLOCK, GPU_PROGRAMS,
-TPU_BLOCK_SIZE) are the first to try. What is known without a device: for H100, XLA's compiler keeps
-everything in registers but for float32 with H = 128, where `pull_superposition` spills much and `scores`
-and `pull_scores` some: the least sure case.
+hold, the kernels are no default, and the constants of `hrrformer.experimental.pallas` (GPU_BLOCK,
+GPU_PROGRAMS, TPU_BLOCK_SIZE) are the first to try. What is known without a device: for H100, XLA's
+compiler keeps everything in registers but for float32 with H = 128, where `pull_superposition` spills
+much and `scores` and `pull_scores` some: the least sure case.
 
 Results. None yet: whoever has a device runs the second command.
 """
@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import tyro
 
 from hrrformer import hrr_attention, passes
-from hrrformer.pallas import FusedPasses
+from hrrformer.experimental.pallas import FusedPasses
 from lra_tasks import Progress
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.cli.tables import print_table

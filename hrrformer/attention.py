@@ -4,22 +4,20 @@ Letters in shapes, as in `jax.nn.dot_product_attention`: B batch (any number of 
 included), T length, N heads, H head size. K = H // 2 + 1 is the number of Fourier coefficients.
 """
 
-import functools
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args, overload
+from typing import Literal, TypeAlias, get_args, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hrrformer import causal, passes, spectral
+from hrrformer import causal, closed_form, spectral
+from hrrformer.arguments import check, check_state
 from hrrformer.causal import CausalState
-from hrrformer.passes import Options, Passes
+from hrrformer.passes import Options
 from hrrformer.spectral import accumulation_dtype
 
 Implementation: TypeAlias = Literal["fft", "matmul", "pallas"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
-INVERSES = ("approximate", "exact")
-OUTPUTS = ("weighted", "unbound")
 AxisName: TypeAlias = str | tuple[str, ...]
 
 
@@ -102,8 +100,8 @@ def hrr_attention(
       inverse: "approximate" is the involution of the authors' code; "exact" is the inverse of the
         paper's text, guarded where |F(q)| vanishes, see `hrrformer.inverse`.
       implementation: how β and v̂ are computed: "matmul" by products with H × H matrices, "fft" by real
-        FFTs, "pallas" by fused kernels for GPU and TPU, untimed so far, see `hrrformer.pallas`. None picks
-        one of the first two by H and platform.
+        FFTs, "pallas" by fused kernels for GPU and TPU, untimed so far, see `hrrformer.experimental.pallas`.
+        None picks one of the first two by H and platform.
       rescale: multiply the weights by the number of valid tokens, so that their mean is 1 and the
         output keeps the size of the values at every length. The paper's weights sum to 1.
       temperature: τ > 0; a number or an array that broadcasts to (*B, 1, N), such as (N,) for one a head.
@@ -153,7 +151,7 @@ def hrr_attention(
     """
     if is_causal and axis_name is not None:
         raise ValueError("axis_name must be None with is_causal=True: the past would be on other devices.")
-    given = _check(query, key, value, mask, temperature, inverse, output)
+    given = check(query, key, value, mask, temperature, inverse, output)
     if is_causal and implementation == "pallas":
         raise ValueError("implementation must be None, 'fft' or 'matmul' with is_causal=True; got 'pallas'.")
     chosen = spectral.resolve_implementation(implementation, query.shape[-1], IMPLEMENTATIONS)
@@ -168,7 +166,7 @@ def hrr_attention(
         )
         out, weights, _ = causal.attend(options, state, **given._asdict())
     else:
-        out, weights = _attend_both_ways(options, given)
+        out, weights = closed_form.attend(options, given)
     out = out.astype(value.dtype)
     return (out, weights) if return_weights else out
 
@@ -216,237 +214,10 @@ def hrr_attention_step(
     >>> bool(jnp.allclose(jnp.concatenate([first, last], axis=1), whole, atol=1e-5))
     True
     """
-    given = _check(query, key, value, mask, temperature, inverse, output)
-    _check_state(state, given.query)
+    given = check(query, key, value, mask, temperature, inverse, output)
+    check_state(state, given.query)
     chosen = spectral.resolve_implementation(implementation, query.shape[-1])
     options = Options(chosen, inverse, rescale, output, precision, None)
     out, weights, after = causal.attend(options, state, **given._asdict())
     after = CausalState(*(new.astype(old.dtype) for new, old in zip(after, state, strict=True)))
     return out.astype(value.dtype), weights, after
-
-
-class _Given(NamedTuple):
-    """The arrays of a call, checked: query, key and value in one dtype, the others with all axes."""
-
-    query: Float[Array, "*B T N H"]
-    key: Float[Array, "*B T N H"]
-    value: Float[Array, "*B T N H"]
-    valid: Bool[Array, "*#B T"] | None
-    temperature: Float[Array, "*#B 1 #N"] | None  # None where it is 1
-
-
-def _attend_both_ways(options: Options, given: _Given) -> tuple[Array, Array]:
-    """Output (*B, T, N, H) and weights (*B, N, T), by the closed form."""
-    segments = passes.num_segments(given.query.shape[-3], given.query.shape[-1])
-    tokens = _varying_alike(given.query, given.key, given.value)
-    results: Any = _attend(
-        options,
-        *(passes.cut(x, -3, segments) for x in tokens),  # type: ignore[arg-type]
-        None if given.valid is None else passes.cut(given.valid, -1, segments),
-        None if given.temperature is None else given.temperature[..., None],
-    )
-    out, weights = results
-    return passes.join(out, -4), passes.join(jnp.moveaxis(weights, -3, -2), -2)
-
-
-def _varying_alike(*arrays: Array) -> list[Array]:
-    """Lets all arrays vary over the axes of an enclosing `jax.shard_map` over which any of them does.
-
-    Their cotangents are made together, and this sums them over the devices where an array is the same on all.
-    """
-    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
-    missing = [tuple(frozenset().union(*varying) - axes) for axes in varying]
-    return [
-        jax.lax.pcast(x, axes, to="varying") if axes else x for x, axes in zip(arrays, missing, strict=True)
-    ]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    options: Options,
-    query: Array,
-    key: Array,
-    value: Array,
-    valid: Bool[Array, "*#B P L"] | None,
-    temperature: Array | None,
-) -> tuple[Float[Array, "*B P L N H"], Float[Array, "*B P N L"]]:
-    """Output and weights; query, key and value are (*B, P, L, N, H), see `hrrformer.passes`."""
-    results, _ = _forward(options, query, key, value, valid, temperature)
-    return results
-
-
-def _forward(
-    options: Options,
-    query: Array,
-    key: Array,
-    value: Array,
-    valid: Array | None,
-    temperature: Array | None,
-) -> tuple[tuple[Array, Array], tuple[Any, ...]]:
-    """Output and weights, and what the backward needs: the inputs, the memory and the scores."""
-    run = _passes(options, query, valid)
-    memory, peak = _normalise(_sum_over_devices(run.superpose(key, value), options.axis_name))
-    scores, out = run.scores(query, value, memory, unbound=options.output == "unbound")
-    weights = _softmax(options, scores, valid, temperature)
-    if out is None:
-        out = (jnp.swapaxes(weights, -1, -2)[..., None] * value.astype(weights.dtype)).astype(value.dtype)
-    return (out, weights), (query, key, value, valid, temperature, memory, peak, scores)
-
-
-def _backward(
-    options: Options, kept: tuple[Any, ...], bars: tuple[Array, Array]
-) -> tuple[Array, Array, Array, None, Array | None]:
-    query, key, value, valid, temperature, memory, peak, scores = kept
-    out_bar, weights_bar = bars
-    run = _passes(options, query, valid)
-    weights, pull = jax.vjp(lambda a, tau: _softmax(options, a, valid, tau), scores, temperature)
-    weighted = options.output == "weighted"
-    if weighted:
-        weights_bar = weights_bar + jnp.swapaxes(passes.inner(out_bar, value), -1, -2)
-    scores_bar, temperature_bar = pull(weights_bar)
-    query_bar, value_bar, memory_bar = run.pull_scores(
-        query, value, memory, scores, scores_bar, weights if weighted else None, out_bar
-    )
-    # No cosine sees the memory's length, so what it was divided by counts as a constant.
-    memory_bar = _sum_over_devices(memory_bar, options.axis_name) / peak
-    key_bar, value_bar = run.pull_superposition(key, value, memory_bar, value_bar)
-    return query_bar, key_bar, value_bar, None, temperature_bar
-
-
-_attend.defvjp(_forward, _backward)
-
-
-def _passes(options: Options, query: Array, valid: Array | None) -> Passes:
-    kind = Passes
-    if options.implementation == "pallas":
-        from hrrformer.pallas import FusedPasses as kind  # takes a while to import, and not everyone needs it
-    return kind(options, query.shape, query.dtype, valid)
-
-
-def _sum_over_devices(x: Array, axis_name: Any) -> Array:
-    return x if axis_name is None else jax.lax.psum(x, axis_name)
-
-
-def _check(
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    temperature: float | Array,
-    inverse: str,
-    output: str,
-) -> _Given:
-    """Returns the arrays of a call as `_Given` has them, or raises as `hrr_attention` says."""
-    _check_inputs(query, key, value)
-    if inverse not in INVERSES:
-        raise ValueError(f"inverse must be one of {INVERSES}; got {inverse!r}.")
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {OUTPUTS}; got {output!r}.")
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise ValueError(f"temperature must be positive; got {temperature}.")
-    expected = (*query.shape[:-3], 1, query.shape[-2])
-    if not _broadcasts(jnp.shape(temperature), expected):
-        raise ValueError(f"temperature must broadcast to {expected}; got shape {jnp.shape(temperature)}.")
-    dtype = jnp.promote_types(jnp.promote_types(query.dtype, key.dtype), value.dtype)
-    tau = None
-    if not (isinstance(temperature, (int, float)) and temperature == 1):
-        tau = jnp.asarray(temperature, accumulation_dtype(dtype))
-        tau = jnp.expand_dims(tau, range(len(expected) - tau.ndim))
-    query, key, value = (x.astype(dtype) for x in (query, key, value))
-    return _Given(query, key, value, None if mask is None else _key_padding(mask, query.shape), tau)
-
-
-def _check_state(state: CausalState, query: Array) -> None:
-    *batch, _, heads, size = query.shape
-    shapes = {"memory": (*batch, heads, size), "log_normalizer": (*batch, heads), "num_tokens": tuple(batch)}
-    for name, shape in shapes.items():
-        found = getattr(state, name)
-        if found.shape != shape:
-            raise ValueError(
-                f"state.{name} (in a layer cached_{name}) must have shape {shape}; got {found.shape}. A state"
-                " is made for a number of sequences, by init_causal_state or a layer's init_cache."
-            )
-    if query.dtype == jnp.float64 and state.memory.dtype != jnp.float64:
-        raise ValueError(f"state.memory must be float64 as the inputs are; got {state.memory.dtype}.")
-
-
-def _check_inputs(query: Array, key: Array, value: Array) -> None:
-    for name, x in (("query", query), ("key", key), ("value", value)):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"{name} must be real floating point; got dtype {x.dtype}.")
-        if x.ndim < 3:
-            raise ValueError(f"{name} must have shape (..., T, N, H); got {x.shape}.")
-        if 0 in x.shape[-3:]:
-            raise ValueError(f"{name} must have at least one token, head and feature; got shape {x.shape}.")
-    for name, x in (("key", key), ("value", value)):
-        if x.shape != query.shape:
-            reason = ""
-            if x.ndim == query.ndim and x.shape[-3] != query.shape[-3]:
-                reason = (
-                    " HRR attention compares the value of token t with what the query of token t retrieves,"
-                    " so queries cannot come from a sequence of another length (cross-attention)."
-                )
-            raise ValueError(f"{name} must have the shape of query, {query.shape}; got {x.shape}.{reason}")
-
-
-def _broadcasts(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether an array of `shape` broadcasts to `expected` without widening it."""
-    last = expected[len(expected) - len(shape) :]
-    return len(shape) <= len(expected) and all(g in (1, w) for g, w in zip(shape, last, strict=True))
-
-
-def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
-    """Returns the mask with the axes of the inputs, or raises where it is no key-padding mask."""
-    *batch, length = shape[:-2]
-    squeezed = mask
-    if mask.ndim == len(batch) + 3 and mask.shape[-3:-1] == (1, 1):
-        squeezed = mask.reshape(*mask.shape[:-3], mask.shape[-1])
-    expected = (*batch, length)
-    fits = squeezed.ndim == len(expected) and squeezed.shape[-1] == length
-    if not fits or not _broadcasts(squeezed.shape, expected):
-        four = (*batch, 1, 1, length)
-        raise ValueError(
-            f"mask must be a key-padding mask of shape {expected} or {four}; got {mask.shape}. HRR attention"
-            " sums all bindings of a sequence into one vector, so a mask can say which tokens are real but"
-            " not which token may see which. For causal attention give is_causal=True, and no (T, T) mask."
-        )
-    if mask.dtype != jnp.bool_:
-        raise TypeError(f"mask must be boolean, True for valid tokens; got dtype {mask.dtype}.")
-    return squeezed
-
-
-def _normalise(memory: Float[Array, "*B 1 N H"]) -> tuple[Float[Array, "*B 1 N H"], Float[Array, "*B 1 N 1"]]:
-    """Divides each head's memory by its largest entry, which no cosine sees: no overflow later."""
-    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(memory), axis=-1, keepdims=True))
-    peak = jnp.where(peak >= jnp.finfo(peak.dtype).tiny, peak, 1.0)
-    return memory / peak, peak
-
-
-def _softmax(
-    options: Options,
-    scores: Float[Array, "*B P N L"],
-    valid: Bool[Array, "*#B P L"] | None,
-    temperature: Float[Array, "*#B 1 #N 1"] | None,
-) -> Float[Array, "*B P N L"]:
-    """Softmax over the valid tokens; 0 for the others, and for all where none is valid."""
-    valid = None if valid is None else valid[..., None, :]
-    over: dict[str, Any] = {"axis": (-3, -1), "keepdims": True}
-    if temperature is not None:
-        # At temperature 1 a score is at most 1 and needs no maximum subtracted; here it may be anything.
-        shown = scores if valid is None else jnp.where(valid, scores, -1.0)
-        peak = jax.lax.stop_gradient(jnp.max(shown, **over))
-        if options.axis_name is not None:
-            peak = jax.lax.pmax(peak, options.axis_name)
-        scores = (scores - peak) / temperature
-        # XLA may compute the same score twice, an ulp apart; divided by a tiny τ that would overflow.
-        scores = scores - jax.lax.stop_gradient(jnp.maximum(scores, 0.0))
-    if valid is None:
-        exponentials = jnp.exp(scores)
-    else:
-        exponentials = jnp.where(valid, jnp.exp(jnp.where(valid, scores, 0.0)), 0.0)
-    total = _sum_over_devices(jnp.sum(exponentials, **over), options.axis_name)
-    weights = exponentials / jnp.where(total > 0.0, total, 1.0)
-    if not options.rescale:
-        return weights
-    tokens = jnp.ones_like(scores[..., :1, :]) if valid is None else valid.astype(weights.dtype)
-    return weights * _sum_over_devices(jnp.sum(tokens, **over), options.axis_name)

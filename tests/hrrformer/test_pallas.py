@@ -25,8 +25,9 @@ from test_attention import (
     run,
 )
 
-from hrrformer import hrr_attention, pallas
+from hrrformer import hrr_attention
 from hrrformer.attention import IMPLEMENTATIONS
+from hrrformer.experimental import pallas
 from hrrformer.nnx import HRRAttention
 from hrrformer.spectral import resolve_implementation, to_spectrum
 
