@@ -40,6 +40,7 @@ import tyro
 
 from hrrformer import hrr_attention, passes
 from hrrformer.experimental.pallas import FusedPasses
+from hrrformer.variant import Variant
 from lra_tasks import Progress
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.cli.tables import print_table
@@ -82,7 +83,7 @@ def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, 
     batch, length, heads = TINY if tiny else SHAPE
     shape = (batch, length, heads, size)
     whole = [jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(0), 4)]
-    q, k, v, o_bar = (passes.cut(x, -3) for x in whole)
+    q, k, v, o_bar = (passes.cut(x, -3, 1) for x in whole)
     unit, single = q.size * q.dtype.itemsize, q.size * 4
     speed = 2 * unit / seconds(lambda x: -x, q, tiny=tiny)
 
@@ -96,10 +97,10 @@ def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, 
         "all": 16 * unit + 2 * single,
     }
     dv = jnp.zeros(q.shape, jnp.float32)
-    options = passes.Options("matmul", "approximate", False, "weighted", None, None)
+    variant = Variant(implementation="matmul")
     kinds = {
-        "pallas": FusedPasses(options._replace(implementation="pallas"), q.shape, q.dtype, None),
-        "matmul": passes.Passes(options, q.shape, q.dtype, None),
+        "pallas": FusedPasses(variant._replace(implementation="pallas"), q.shape, q.dtype, None),
+        "matmul": passes.Passes(variant, q.shape, q.dtype, None),
     }
     times: dict[str, dict[str, float]] = {name: {} for name in floors}
     for kind, run in kinds.items():

@@ -1,42 +1,46 @@
-"""Arguments of HRR attention, checked and brought into one form."""
+"""Arguments of HRR attention: checks, messages, and one form of every array."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from hrrformer.causal import CausalState
 from hrrformer.spectral import accumulation_dtype
+from hrrformer.variant import Inverse, Output, Variant
 
-INVERSES = ("approximate", "exact")
-OUTPUTS = ("weighted", "unbound")
+INVERSES: tuple[str, ...] = get_args(Inverse)
+OUTPUTS: tuple[str, ...] = get_args(Output)
+Mask: TypeAlias = Bool[Array, "..."] | Float[Array, "..."]  # Flax's (*B, 1, T, T) masks are float32
 
 
 class Given(NamedTuple):
-    """The arrays of a call, checked: query, key and value in one dtype, the others with all axes."""
+    """The checked arrays of a call: query, key and value in one dtype, the others with all axes.
+
+    Attributes:
+      query, key, value: Arrays (*B, T, N, H).
+      valid: True for valid tokens; None if all are valid.
+      temperature: Temperature of the softmax; None where it is 1.
+    """
 
     query: Float[Array, "*B T N H"]
     key: Float[Array, "*B T N H"]
     value: Float[Array, "*B T N H"]
     valid: Bool[Array, "*#B T"] | None
-    temperature: Float[Array, "*#B 1 #N"] | None  # None where it is 1
+    temperature: Float[Array, "*#B 1 #N"] | None
 
 
 def check(
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    temperature: float | Array,
-    inverse: str,
-    output: str,
+    variant: Variant, query: Array, key: Array, value: Array, mask: Mask | None, temperature: float | Array
 ) -> Given:
-    """Returns the arrays of a call as `Given` has them, or raises as `hrr_attention` says."""
+    """Returns the arrays of a call as `Given`, or raises the errors that `hrr_attention` lists."""
     _check_inputs(query, key, value)
-    if inverse not in INVERSES:
-        raise ValueError(f"inverse must be one of {INVERSES}; got {inverse!r}.")
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {OUTPUTS}; got {output!r}.")
+    if variant.inverse not in INVERSES:
+        raise ValueError(f"inverse must be one of {INVERSES}; got {variant.inverse!r}.")
+    if variant.output not in OUTPUTS:
+        raise ValueError(f"output must be one of {OUTPUTS}; got {variant.output!r}.")
     if isinstance(temperature, (int, float)) and not temperature > 0:
         raise ValueError(f"temperature must be positive; got {temperature}.")
     expected = (*query.shape[:-3], 1, query.shape[-2])
@@ -52,17 +56,21 @@ def check(
 
 
 def check_state(state: CausalState, query: Array) -> None:
+    """Raises ValueError for a state of another shape or of a narrower dtype than the query requires."""
     *batch, _, heads, size = query.shape
     shapes = {"memory": (*batch, heads, size), "log_normalizer": (*batch, heads), "num_tokens": tuple(batch)}
     for name, shape in shapes.items():
         found = getattr(state, name)
         if found.shape != shape:
             raise ValueError(
-                f"state.{name} (in a layer cached_{name}) must have shape {shape}; got {found.shape}. A state"
-                " is made for a number of sequences, by init_causal_state or a layer's init_cache."
+                f"state.{name} (in a layer cached_{name}) must have shape {shape}; got {found.shape}. Make a"
+                " state for this number of sequences by init_causal_state, or by a layer's init_cache."
             )
     if query.dtype == jnp.float64 and state.memory.dtype != jnp.float64:
-        raise ValueError(f"state.memory must be float64 as the inputs are; got {state.memory.dtype}.")
+        raise ValueError(
+            f"state.memory must be float64 as the inputs are; got {state.memory.dtype}. Make the state with"
+            " dtype=jnp.float64."
+        )
 
 
 def _check_inputs(query: Array, key: Array, value: Array) -> None:
@@ -78,8 +86,8 @@ def _check_inputs(query: Array, key: Array, value: Array) -> None:
             reason = ""
             if x.ndim == query.ndim and x.shape[-3] != query.shape[-3]:
                 reason = (
-                    " HRR attention compares the value of token t with what the query of token t retrieves,"
-                    " so queries cannot come from a sequence of another length (cross-attention)."
+                    " HRR attention compares the value of token t with the vector that the query of token t"
+                    " retrieves, so queries cannot come from a sequence of another length (cross-attention)."
                 )
             raise ValueError(f"{name} must have the shape of query, {query.shape}; got {x.shape}.{reason}")
 
@@ -90,21 +98,64 @@ def _broadcasts(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(shape) <= len(expected) and all(g in (1, w) for g, w in zip(shape, last, strict=True))
 
 
-def _key_padding(mask: Array, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
-    """Returns the mask with the axes of the inputs, or raises where it is no key-padding mask."""
+def _key_padding(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
+    """Returns the mask with the axes of the inputs, or raises if it is not a key-padding mask."""
+    if not hasattr(mask, "ndim"):
+        mask = jnp.asarray(mask)  # nested lists
     *batch, length = shape[:-2]
-    squeezed = mask
-    if mask.ndim == len(batch) + 3 and mask.shape[-3:-1] == (1, 1):
-        squeezed = mask.reshape(*mask.shape[:-3], mask.shape[-1])
-    expected = (*batch, length)
-    fits = squeezed.ndim == len(expected) and squeezed.shape[-1] == length
-    if not fits or not _broadcasts(squeezed.shape, expected):
-        four = (*batch, 1, 1, length)
+    two, four, pairs = (*batch, length), (*batch, 1, 1, length), (*batch, 1, length, length)
+    keys, note = None, ""
+    if _fits(mask, four):
+        keys = mask.reshape(*mask.shape[:-3], length)
+    elif _fits(mask, pairs):
+        keys = _common_keys(mask)
+        note = " without known values (traced, as under jax.jit)" if _values(mask) is None else ""
+    elif _is_causal(mask):
+        note = f" with the values of a causal mask (for padding of these lengths reshape it to {four})"
+    elif _fits(mask, two):
+        keys = mask
+    if keys is None:
         raise ValueError(
-            f"mask must be a key-padding mask of shape {expected} or {four}; got {mask.shape}. HRR attention"
-            " sums all bindings of a sequence into one vector, so a mask can say which tokens are real but"
-            " not which token may see which. For causal attention give is_causal=True, and no (T, T) mask."
+            f"mask must be a key-padding mask of shape {two} or {four}; got {mask.shape}{note}. HRR attention"
+            " sums the pairs of a sequence into one vector, so a mask marks real tokens and cannot select the"
+            " keys of each query. For padding give the (B, T) mask itself, `tokens != 0`; for causal"
+            " attention is_causal=True and no mask; for padding and causal both `mask=` and `is_causal=True`."
         )
-    if mask.dtype != jnp.bool_:
-        raise TypeError(f"mask must be boolean, True for valid tokens; got dtype {mask.dtype}.")
-    return squeezed
+    if keys.dtype != jnp.bool_:
+        raise TypeError(f"mask must be boolean, True for valid tokens; got dtype {keys.dtype}.")
+    return keys
+
+
+def _fits(mask: Array, expected: tuple[int, ...]) -> bool:
+    """Whether a mask has all axes of `expected` and its last size; its other sizes may be 1."""
+    return mask.ndim == len(expected) and mask.shape[-1] == expected[-1] and _broadcasts(mask.shape, expected)
+
+
+def _values(mask: Array) -> np.ndarray | None:
+    """Returns the values of a mask; None where JAX traces, or where other processes have a part."""
+    if isinstance(mask, Tracer) or not getattr(mask, "is_fully_addressable", True):
+        return None
+    return np.asarray(mask)
+
+
+def _is_causal(mask: Array) -> bool:
+    """Whether a square mask is known to be the causal one."""
+    if mask.ndim != 2 or mask.shape[0] != mask.shape[1] or mask.shape[0] == 1:
+        return False
+    values = _values(mask)
+    return values is not None and np.array_equal(values, np.tri(len(values)))
+
+
+def _common_keys(mask: Array) -> Bool[Array, "*#B T"] | None:
+    """Returns the keys that a mask (*#B, 1, T, T) shows to every real query; None if queries differ.
+
+    In `flax.linen.make_attention_mask(m, m)` the rows of padded queries are empty, and 0 and 1 are float32.
+    """
+    values = _values(mask)
+    if values is None or not np.all((values == 0) | (values == 1)):
+        return None
+    pairs = values[..., 0, :, :].astype(bool)
+    keys = np.any(pairs, axis=-2)
+    same = np.all(pairs == keys[..., None, :], axis=-1)
+    padded = ~keys & ~np.any(pairs, axis=-1)
+    return jnp.asarray(keys) if np.all(same | padded) else None

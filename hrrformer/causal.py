@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from hrrformer import passes, spectral
+from hrrformer.variant import Variant
 
 BLOCK = 128  # tokens whose memories are held at once
 NEVER = -2.0  # stands for -∞ among cosines and what lies between them
@@ -56,8 +57,8 @@ def init_causal_state(
 
 
 def attend(
-    options: passes.Options,
-    state: CausalState,
+    variant: Variant,
+    state: CausalState | None,
     query: Float[Array, "*B T N H"],
     key: Float[Array, "*B T N H"],
     value: Float[Array, "*B T N H"],
@@ -70,11 +71,12 @@ def attend(
       The output in the inputs' dtype, which they share, the weights, and the state after the last token.
     """
     *batch, length, _, _ = query.shape
+    state = _before_first(query) if state is None else state
     valid = jnp.broadcast_to(jnp.asarray(True) if valid is None else valid, (*batch, length))
-    scores, unbound, memory = _scores(options, state.memory, query, key, value, valid)
+    scores, unbound, memory = _scores(variant, state.memory, query, key, value, valid)
     weights, log_normalizer = _softmax(scores, valid[..., None, :], temperature, state)
     counts = jnp.expand_dims(state.num_tokens, -1) + jnp.cumsum(valid, axis=-1, dtype=jnp.int32)
-    if options.rescale:
+    if variant.rescale:
         weights = weights * counts[..., None, :].astype(weights.dtype)
     if unbound is None:
         out = jnp.einsum("...nt,...tnh->...tnh", weights, value.astype(weights.dtype)).astype(value.dtype)
@@ -83,8 +85,18 @@ def attend(
     return out, weights, CausalState(memory, log_normalizer, counts[..., -1])
 
 
+def _before_first(query: Float[Array, "*B T N H"]) -> CausalState:
+    """Makes the state before the first token from the query, so that it is sharded, or varies, alike."""
+    first, dtype = query[..., 0, :, :], spectral.accumulation_dtype(query.dtype)
+    return CausalState(
+        memory=jnp.zeros_like(first, dtype=dtype),
+        log_normalizer=jnp.zeros_like(jnp.sum(first, axis=-1), dtype=dtype),
+        num_tokens=jnp.zeros_like(jnp.sum(first, axis=(-2, -1)), dtype=jnp.int32),
+    )
+
+
 def _scores(
-    options: passes.Options,
+    variant: Variant,
     memory: Float[Array, "*B N H"],
     query: Array,
     key: Array,
@@ -94,8 +106,8 @@ def _scores(
     """Returns a_t = cos(v_t, v̂_t), v̂_t / rms(v̂_t) where it is the output, and the memory after all tokens."""
     *batch, length, _, size = query.shape
     dtype = spectral.accumulation_dtype(query.dtype)
-    implementation = options.implementation
-    precision = spectral.matmul_precision(query.dtype, options.precision)
+    implementation = variant.implementation
+    precision = spectral.matmul_precision(query.dtype, variant.precision)
     block = min(BLOCK, length)
     num_blocks = -(-length // block)
     scale = spectral.bin_scale(size, dtype)
@@ -119,7 +131,7 @@ def _scores(
         past = before[..., None, :] + jnp.cumsum(bound, axis=-2)
         cue = (
             spectral.reciprocal(q_spectrum / d)
-            if options.inverse == "exact"
+            if variant.inverse == "exact"
             else spectral.conjugate(q_spectrum) / d
         )
         peak = jax.lax.stop_gradient(jnp.max(jnp.abs(past), axis=-1, keepdims=True))
@@ -127,7 +139,7 @@ def _scores(
         unit = retrieved * passes.reciprocal_norm(retrieved)
         cosines = passes.inner(unit, v_spectrum * passes.reciprocal_norm(v_spectrum))
         unbound = None
-        if options.output == "unbound":
+        if variant.output == "unbound":
             unbound = spectral.from_spectrum(unit, size, implementation, precision) * math.sqrt(size)
             unbound = jnp.swapaxes(jnp.where(xs[3][..., None, :, None], unbound, 0.0), -3, -2)
             unbound = unbound.astype(value.dtype)

@@ -29,21 +29,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hrrformer import fft, spectral
+from hrrformer.variant import Variant
 
 # Numbers of one input that a block holds on each device, an eighth of the whole between these two: on CPU
 # blocks and what is computed from them stay in its caches, elsewhere they keep every core busy.
 BLOCK_SIZES = {"cpu": (2**16, 2**18), "default": (2**22, 2**25)}
-
-
-class Options(NamedTuple):
-    """What is computed, and how: the arguments of `hrrformer.hrr_attention` that are no arrays, checked."""
-
-    implementation: str
-    inverse: str
-    rescale: bool
-    output: str
-    precision: Any
-    axis_name: Any
 
 
 class Maps(NamedTuple):
@@ -62,7 +52,7 @@ class Maps(NamedTuple):
     finish: Callable[[Array], Array]
 
 
-def maps(implementation: str, size: int, precision: jax.lax.PrecisionLike) -> Maps:
+def maps(implementation: str | None, size: int, precision: jax.lax.PrecisionLike) -> Maps:
     """Returns the maps for vectors of `size` numbers by FFT or by matrix products."""
     if implementation == "fft":
         return Maps(
@@ -152,19 +142,19 @@ class Passes:
     """The passes of one attention over its sequence, by FFT or by matrix products.
 
     Args:
-      options: of the attention; its implementation is "fft" or "matmul".
+      variant: Variant of the attention; its implementation is "fft" or "matmul".
       shape: (*B, P, L, N, H), of query, key and value.
       dtype: theirs.
       valid: (*B, P, L), True for real tokens; None for all.
     """
 
     def __init__(
-        self, options: Options, shape: tuple[int, ...], dtype: Any, valid: Bool[Array, "*#B P L"] | None
+        self, variant: Variant, shape: tuple[int, ...], dtype: Any, valid: Bool[Array, "*#B P L"] | None
     ) -> None:
         self._shape, self._valid = shape, valid
         self._dtype = spectral.accumulation_dtype(dtype)
-        self._implementation, self._exact = options.implementation, options.inverse == "exact"
-        self._precision = spectral.matmul_precision(dtype, options.precision)
+        self._implementation, self._exact = variant.implementation, variant.inverse == "exact"
+        self._precision = spectral.matmul_precision(dtype, variant.precision)
         self._maps = maps(self._implementation, shape[-1], self._precision)
         least, most = BLOCK_SIZES.get(jax.default_backend(), BLOCK_SIZES["default"])
         on_each_device = math.prod(shape) / jax.device_count()

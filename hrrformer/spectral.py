@@ -11,7 +11,7 @@ products of spectra equal those of the vectors, so cosines need no inverse trans
 """
 
 import functools
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,12 @@ from hrrformer import fft
 
 Implementation: TypeAlias = Literal["fft", "matmul"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
+Name = TypeVar("Name", bound=str)
 
 
 def resolve_implementation(
-    implementation: str | None, size: int, known: tuple[str, ...] = IMPLEMENTATIONS
-) -> str:
+    implementation: Name | None, size: int, known: tuple[str, ...] = IMPLEMENTATIONS
+) -> Name | Implementation:
     """Returns the implementation to use for vectors of `size` numbers; an explicit choice is obeyed.
 
     `None` takes the matrix product up to size 64 on CPU, where it was measured faster than the real FFT,

@@ -64,6 +64,7 @@ from jax.sharding import ManualAxisType
 from jaxtyping import Array, Bool, Float
 
 from hrrformer import passes, spectral
+from hrrformer.variant import Variant
 
 # Which platform's blocks the interpreter takes on CPU, "gpu" or "tpu".
 INTERPRETED = "gpu"
@@ -95,13 +96,13 @@ class FusedPasses(passes.Passes):
 
     def __init__(
         self,
-        options: passes.Options,
+        variant: Variant,
         shape: tuple[int, ...],
         dtype: Any,
         valid: Bool[Array, "*#B P L"] | None,
     ) -> None:
-        super().__init__(options._replace(implementation="matmul"), shape, dtype, valid)
-        self._tile = _tile(shape, dtype, options.precision)
+        super().__init__(variant._replace(implementation="matmul"), shape, dtype, valid)
+        self._tile = _tile(shape, dtype, variant.precision)
 
     def superpose(self, key: Array, value: Array) -> Float[Array, "*B 1 N H"]:
         """Returns Σ_t k_t ⊛ v_t over the valid tokens."""
