@@ -71,7 +71,7 @@ def attention_fn(
     (2, 7, 32)
     """
     if bias is not None:
-        raise ValueError("bias must be None: HRR attention has no (T, T) scores to which it could be added.")
+        raise ValueError("bias must be None: HRR attention does not have (T, T) scores. Leave bias out.")
     out, _ = attend(
         Variant(inverse, implementation, rescale, output, precision, axis_name),
         query,
