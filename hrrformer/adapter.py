@@ -1,4 +1,4 @@
-"""`attention_fn`: HRR attention behind the calling convention of Flax's multi-head attention layers."""
+"""`attention_fn`, HRR attention for Flax's multi-head attention layers, and the common part of our own."""
 
 from typing import Any
 
@@ -136,6 +136,25 @@ def attend(
     if module is not None:
         _sow(module, weights)
     return out, state
+
+
+def check_heads(num_heads: int, qkv_features: int, temperature: float) -> int:
+    """Returns the head size of a layer, or raises ValueError for arguments that a layer refuses."""
+    if num_heads < 1 or qkv_features % num_heads:
+        raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {num_heads}.")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive; got {temperature}.")
+    return qkv_features // num_heads
+
+
+def three_inputs(
+    inputs_q: Array, inputs_k: Array | None, inputs_v: Array | None
+) -> tuple[Array, Array, Array]:
+    """Returns the inputs of a layer with Flax's defaults: keys are queries, values are keys."""
+    if inputs_k is None and inputs_v is not None:
+        raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
+    inputs_k = inputs_q if inputs_k is None else inputs_k
+    return inputs_q, inputs_k, inputs_k if inputs_v is None else inputs_v
 
 
 def _sow(module: Any, weights: Float[Array, "*B N T"]) -> None:

@@ -9,7 +9,7 @@ from flax.linen.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hrrformer.adapter import attend
+from hrrformer.adapter import attend, check_heads, three_inputs
 from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.spectral import accumulation_dtype
@@ -118,16 +118,10 @@ class HRRAttention(nn.Module):
           ValueError: If `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, a
             temperature of 0 or less, decoding without a cache; and as `hrrformer.hrr_attention`.
         """
-        if inputs_k is None and inputs_v is not None:
-            raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
-        inputs_k = inputs_q if inputs_k is None else inputs_k
-        inputs_v = inputs_k if inputs_v is None else inputs_v
+        inputs_q, inputs_k, inputs_v = three_inputs(inputs_q, inputs_k, inputs_v)
         features = inputs_q.shape[-1]
         qkv_features = features if self.qkv_features is None else self.qkv_features
-        if self.num_heads < 1 or qkv_features % self.num_heads:
-            raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {self.num_heads}.")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive; got {self.temperature}.")
+        head_dim = check_heads(self.num_heads, qkv_features, self.temperature)
         if self.dropout_rate > 0.0:
             deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
             if not deterministic and dropout_rng is None:
@@ -143,7 +137,7 @@ class HRRAttention(nn.Module):
         )
         project = functools.partial(
             linear,
-            (self.num_heads, qkv_features // self.num_heads),
+            (self.num_heads, head_dim),
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
         )
@@ -159,20 +153,10 @@ class HRRAttention(nn.Module):
         if self.learn_temperature:
             start = nn.initializers.constant(jnp.log(self.temperature))
             temperature = jnp.exp(self.param("log_temperature", start, (self.num_heads,), self.param_dtype))
-        state, cache = None, []
-        if self.decode:
-            # As in Flax's own layer, `init` creates the cache and reads no token into it.
-            started = self.has_variable("cache", "cached_memory")
-            if not started and not self.is_initializing():
-                raise ValueError(
-                    "decode=True needs the collection 'cache'; got none. Take it from init of this layer."
-                )
-            *batch, _, heads, size = query.shape
-            start = init_causal_state(tuple(batch), heads, size, accumulation_dtype(query.dtype))
-            cache = [
-                self.variable("cache", f"cached_{name}", lambda x=x: x) for name, x in start._asdict().items()
-            ]
-            state = CausalState(*(variable.value for variable in cache)) if started else None
+        # As in Flax's own layer, `init` creates the cache and reads no token into it.
+        started = self.has_variable("cache", "cached_memory")
+        cache = self._cache(query, started) if self.decode else []
+        state = CausalState(*(variable.value for variable in cache)) if self.decode and started else None
         variant = Variant(
             self.inverse, self.implementation, self.rescale, self.output, self.precision, self.axis_name
         )
@@ -202,3 +186,15 @@ class HRRAttention(nn.Module):
             bias_init=self.out_bias_init or self.bias_init,
             name="out",
         )(x)
+
+    def _cache(self, query: Float[Array, "*B T N H"], started: bool) -> list[nn.Variable[Any]]:
+        """Returns the variables of the cache, in the order of `CausalState`."""
+        if not started and not self.is_initializing():
+            raise ValueError(
+                "decode=True needs the collection 'cache'; got none. Take it from init of this layer."
+            )
+        *batch, _, heads, size = query.shape
+        start = init_causal_state(tuple(batch), heads, size, accumulation_dtype(query.dtype))
+        return [
+            self.variable("cache", f"cached_{name}", lambda x=x: x) for name, x in start._asdict().items()
+        ]

@@ -11,7 +11,7 @@ from flax.nnx.nn.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Float
 
-from hrrformer.adapter import attend
+from hrrformer.adapter import attend, check_heads, three_inputs
 from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.spectral import accumulation_dtype
@@ -104,11 +104,7 @@ class HRRAttention(nnx.Module):
         out_bias_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
         qkv_features = in_features if qkv_features is None else qkv_features
-        if num_heads < 1 or qkv_features % num_heads:
-            raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {num_heads}.")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive; got {temperature}.")
-        head_dim = qkv_features // num_heads
+        head_dim = check_heads(num_heads, qkv_features, temperature)
         self.num_heads = num_heads
         self.in_features = in_features
         self.qkv_features = qkv_features
@@ -204,10 +200,7 @@ class HRRAttention(nnx.Module):
           ValueError: For a wrong last axis, `inputs_v` without `inputs_k`, decoding without a cache, dropout
             without keys, `deterministic` not set with dropout; and as `hrrformer.hrr_attention`.
         """
-        if inputs_k is None and inputs_v is not None:
-            raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
-        inputs_k = inputs_q if inputs_k is None else inputs_k
-        inputs_v = inputs_k if inputs_v is None else inputs_v
+        inputs_q, inputs_k, inputs_v = three_inputs(inputs_q, inputs_k, inputs_v)
         if inputs_q.shape[-1] != self.in_features:
             raise ValueError(
                 f"inputs_q must have {self.in_features} features (in_features); got shape {inputs_q.shape}."
