@@ -1,7 +1,8 @@
 """Holographic (HRR) attention for JAX and Flax: linear in sequence length, exact under padding.
 
-The function is `hrr_attention`; the layers are `hrrformer.linen.HRRAttention` and
-`hrrformer.nnx.HRRAttention`; `attention_fn` plugs into Flax's own multi-head attention.
+The function is `hrr_attention`; `hrrformer/reference.py` has its formulas in plain form. The layers are
+`hrrformer.linen.HRRAttention` and `hrrformer.nnx.HRRAttention`; `attention_fn` plugs into Flax's own
+multi-head attention.
 """
 
 from hrrformer.adapter import attention_fn

@@ -1,14 +1,16 @@
-"""`attention_fn`: HRR attention behind the calling convention of Flax's multi-head attention layers."""
+"""`attention_fn`, HRR attention for Flax's multi-head attention layers, and the common part of our own."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from hrrformer.attention import AxisName, hrr_attention, hrr_attention_step
+from hrrformer import attention
+from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState
+from hrrformer.variant import AxisName, Implementation, Inverse, Output, Variant
 
 
 def attention_fn(
@@ -16,7 +18,7 @@ def attention_fn(
     key: Float[Array, "*B T N H"],
     value: Float[Array, "*B T N H"],
     bias: Array | None = None,
-    mask: Bool[Array, "..."] | None = None,
+    mask: Mask | None = None,
     broadcast_dropout: bool = True,
     dropout_rng: PRNGKeyArray | None = None,
     dropout_rate: float = 0.0,
@@ -25,36 +27,42 @@ def attention_fn(
     precision: jax.lax.PrecisionLike = None,
     module: Any = None,
     is_causal: bool = False,
-    **variant: Any,
+    *,
+    inverse: Inverse = "approximate",
+    implementation: Implementation | None = None,
+    rescale: bool = False,
+    temperature: float | Float[Array, "..."] = 1.0,
+    output: Output = "weighted",
+    axis_name: AxisName | None = None,
 ) -> Float[Array, "*B T N H"]:
-    """HRR attention for the `attention_fn` argument of Flax's own layers, linen and nnx.
+    """Computes HRR attention as the `attention_fn` argument of Flax's own layers, Linen and NNX.
 
-    Computes `hrrformer.hrr_attention` after promoting the inputs to one dtype, then drops weights. For a
-    variant, bind its arguments: `functools.partial(attention_fn, inverse="exact", rescale=True)`.
+    It promotes the inputs to one dtype, calls `hrrformer.hrr_attention` and drops weights. For a variant,
+    bind its arguments: `functools.partial(attention_fn, inverse="exact", rescale=True)`.
 
     Args:
-      query, key, value, mask, precision: as in `hrrformer.hrr_attention`.
-      bias: must be None: HRR attention has no T × T scores to add one to.
-      broadcast_dropout: one dropout mask (N, T) for the whole batch, or one for each sequence.
-      dropout_rng: key for dropout; needed when dropout is active.
-      dropout_rate: probability, less than 1, with which a weight (one a head and token) is set to 0. With
-        output="unbound" the unbound vector of that head and token is dropped in its place.
-      deterministic: no dropout.
-      dtype: dtype of the inputs after promotion; None takes the promoted dtype of the three.
-      module: the Flax module (linen or nnx) into which the weights (*B, N, T), after dropout, are sown as
-        `attention_weights`; None for none.
-      is_causal: tokens attend to themselves and to what came before.
-      **variant: `inverse`, `implementation`, `rescale`, `temperature`, `output` and `axis_name` of
-        `hrr_attention`.
+      query, key, value, mask, precision: As in `hrrformer.hrr_attention`.
+      bias: None, because HRR attention does not have T × T scores.
+      broadcast_dropout: One dropout mask (N, T) for the whole batch instead of one per sequence.
+      dropout_rng: Random key; required while dropout is active.
+      dropout_rate: Probability, less than 1, that the weight of a head and token is set to 0. With
+        output="unbound" the unbound vector of that head and token is dropped instead.
+      deterministic: Evaluation without dropout.
+      dtype: Dtype of the inputs after promotion; None takes the promoted dtype of the three.
+      module: Flax module (Linen or NNX) that sows the weights (*B, N, T), after dropout, as
+        `attention_weights`; None to sow nothing.
+      is_causal: Attention of each token to itself and to earlier tokens.
+      inverse, implementation, rescale, temperature, output, axis_name: As in `hrrformer.hrr_attention`.
 
     Returns:
-      (*B, T, N, H) in the promoted dtype.
+      Output (*B, T, N, H) in the promoted dtype.
 
     Raises:
-      ValueError: for a bias, a dropout rate outside [0, 1), or dropout without a key; and as `hrr_attention`.
+      ValueError: For a bias, a dropout rate outside [0, 1), or dropout without a key; and as
+        `hrrformer.hrr_attention`.
 
-    Flax's layers keep a cache of keys and values while decoding and then ask for more queries than there are
-    keys, or fewer, which is refused: decode with the layers of this package.
+    While decoding, Flax's layers cache keys and values and pass different numbers of queries and keys, an
+    error here: decode with the layers of this package.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -63,54 +71,57 @@ def attention_fn(
     (2, 7, 32)
     """
     if bias is not None:
-        raise ValueError("bias must be None: HRR attention has no (T, T) scores to which it could be added.")
+        raise ValueError("bias must be None: HRR attention does not have (T, T) scores. Leave bias out.")
     out, _ = attend(
+        Variant(inverse, implementation, rescale, output, precision, axis_name),
         query,
         key,
         value,
         None,
         mask=mask,
+        temperature=temperature,
+        is_causal=is_causal,
         broadcast_dropout=broadcast_dropout,
         dropout_rng=dropout_rng,
         dropout_rate=dropout_rate,
         deterministic=deterministic,
         dtype=dtype,
-        precision=precision,
         module=module,
-        is_causal=is_causal,
-        **variant,
     )
     return out
 
 
 def attend(
+    variant: Variant,
     query: Array,
     key: Array,
     value: Array,
     state: CausalState | None,
     *,
+    mask: Mask | None,
+    temperature: float | Array,
+    is_causal: bool,
     broadcast_dropout: bool,
     dropout_rng: PRNGKeyArray | None,
     dropout_rate: float,
     deterministic: bool,
     dtype: DTypeLike | None,
     module: Any,
-    is_causal: bool,
-    axis_name: AxisName | None = None,
-    **variant: Any,
 ) -> tuple[Float[Array, "*B T N H"], CausalState | None]:
-    """`attention_fn`, or, given the state of a sequence, its next tokens and the state after them."""
+    """Computes `attention_fn`; with a state, for the next tokens, and returns the state after them."""
     if not 0.0 <= dropout_rate < 1.0:
         raise ValueError(f"dropout_rate must be at least 0 and less than 1; got {dropout_rate}.")
     dtype = dtype or jnp.result_type(query, key, value)
     query, key, value = (x.astype(dtype) for x in (query, key, value))
+    axis_name = variant.axis_name
     if state is None:
-        variant.update(is_causal=is_causal, axis_name=axis_name)
-        out, weights = hrr_attention(query, key, value, return_weights=True, **variant)
+        out, weights = attention.attend(variant, query, key, value, mask, temperature, is_causal=is_causal)
     else:
         if axis_name is not None:
-            raise ValueError("axis_name must be None while decoding: a token is on one device.")
-        out, weights, state = hrr_attention_step(query, key, value, state, **variant)
+            raise ValueError(
+                f"axis_name must be None while decoding, since a token is on one device; got {axis_name!r}."
+            )
+        out, weights, state = attention.attend_step(variant, query, key, value, state, mask, temperature)
     if dropout_rate > 0.0 and not deterministic:
         if dropout_rng is None:
             raise ValueError("dropout_rng must be a random key while dropout is active; got None.")
@@ -125,6 +136,25 @@ def attend(
     if module is not None:
         _sow(module, weights)
     return out, state
+
+
+def check_heads(num_heads: int, qkv_features: int, temperature: float) -> int:
+    """Returns the head size of a layer, or raises ValueError for arguments that a layer refuses."""
+    if num_heads < 1 or qkv_features % num_heads:
+        raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {num_heads}.")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive; got {temperature}.")
+    return qkv_features // num_heads
+
+
+def three_inputs(
+    inputs_q: Array, inputs_k: Array | None, inputs_v: Array | None
+) -> tuple[Array, Array, Array]:
+    """Returns the inputs of a layer with Flax's defaults: keys are queries, values are keys."""
+    if inputs_k is None and inputs_v is not None:
+        raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
+    inputs_k = inputs_q if inputs_k is None else inputs_k
+    return inputs_q, inputs_k, inputs_k if inputs_v is None else inputs_v
 
 
 def _sow(module: Any, weights: Float[Array, "*B N T"]) -> None:

@@ -43,13 +43,14 @@ def bind(x: Float[Array, "*#B H"], y: Float[Array, "*#B H"]) -> Float[Array, "*#
         (x ⊛ y)[j] = Σ_i x[i] · y[(j - i) mod H],        F(x ⊛ y) = F(x) F(y)
 
     Args:
-      x, y: vectors, broadcast against each other over the leading dimensions; floating point.
+      x, y: Floating-point vectors, broadcast against each other over the leading dimensions.
 
     Returns:
       The bound vectors, shape (*B, H), in the promoted dtype of x and y.
 
     Raises:
-      TypeError: for integer, boolean or complex input. ValueError: for last axes of different size.
+      TypeError: For integer, boolean or complex input.
+      ValueError: For last axes of different size.
 
     Cost: O(H log H) by FFT, O(H²) by matrix product where that is faster. Source: Plate 1995, eq. 1.
 
@@ -66,8 +67,8 @@ def involution(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
 
         x*[j] = x[-j mod H],        F(x*) = conj F(x)
 
-    Exactly linear and never unstable; x* ⊛ x is the impulse only for unitary x, and close to it, plus
-    noise, for random x. Shape and dtype are kept. Source: Plate 1995, section II-C.
+    Exactly linear and never unstable. x* ⊛ x is the impulse for unitary x, and the impulse plus noise for
+    random x. Shape and dtype do not change. Source: Plate 1995, section II-C.
 
     >>> import jax.numpy as jnp
     >>> involution(jnp.array([1.0, 2.0, 3.0]))
@@ -78,12 +79,12 @@ def involution(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
 
 
 def inverse(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-    """Inverts a vector exactly under binding, where it can be inverted.
+    """Inverts a vector exactly under binding, where an inverse exists.
 
         F(x⁻¹)_k = 1 / F(x)_k,   and 0 where |F(x)_k| ≤ 2K · eps · max_j |F(x)_j|,   K = H // 2 + 1
 
     x⁻¹ ⊛ x is the impulse when every coefficient is regular. Small coefficients make the exact inverse
-    amplify noise; coefficients that are rounding error are left out (the pseudo-inverse), with zero
+    amplify noise; coefficients that are rounding error are set to 0 (the pseudo-inverse), with zero
     gradient. The threshold is relative: inverse(c·x) = inverse(x) / c at every scale.
 
     Returns: shape and dtype of x. Raises: as `bind`. Source: Plate 1995, section II-C; the guard is ours.
@@ -102,14 +103,14 @@ def inverse(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
 def unbind(
     bound: Float[Array, "*#B H"], x: Float[Array, "*#B H"], *, exact: bool = False
 ) -> Float[Array, "*#B H"]:
-    """Retrieves from `bound` what was bound with `x`.
+    """Retrieves from `bound` the vector that was bound with `x`.
 
         x* ⊛ bound   (circular correlation; the default)      or      x⁻¹ ⊛ bound   (`exact=True`)
 
     Args:
-      bound: a bound vector or a superposition (a sum) of bound vectors.
-      x: the cue, broadcast against `bound` over the leading dimensions.
-      exact: take the exact inverse, which amplifies noise where |F(x)| is small, not the involution.
+      bound: Bound vector, or superposition (sum) of bound vectors.
+      x: Cue, broadcast against `bound` over the leading dimensions.
+      exact: Exact inverse instead of the involution; it amplifies noise where |F(x)| is small.
 
     Returns: shape (*B, H), in the promoted dtype. Raises: as `bind`. Source: Plate 1995, section II-C.
 
@@ -127,12 +128,12 @@ def unbind(
 
 
 def unitary_projection(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-    """Projects a vector onto the unitary ones, for which involution and inverse coincide.
+    """Projects a vector onto the unitary vectors, where involution and inverse coincide.
 
         F(x) / |F(x)|,   and 1 where |F(x)_k| ≤ 2K · eps · max_j |F(x)_j|,   K = H // 2 + 1
 
     The result has norm 1, and binding with it keeps norms. The zero vector becomes the impulse. The
-    threshold is that of `inverse`: rounding error has no phase, and where it strikes the gradient is 0.
+    threshold is that of `inverse`: rounding error has no phase, and below it the gradient is 0.
     Returns: shape and dtype of x. Raises: as `bind`.
     Source: Ganesan et al., "Learning with Holographic Reduced Representations", NeurIPS 2021, eq. 3.
 
@@ -149,7 +150,7 @@ def unitary_projection(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
 
 
 def _unit_and_reciprocal_norm(x: Array) -> tuple[Array, Array]:
-    """x / ‖x‖ and 1 / ‖x‖ over the last axis, both 0 for x = 0; no square leaves the range of floats."""
+    """Computes x / ‖x‖ and 1 / ‖x‖, both 0 for x = 0; squares stay in the range of floats."""
     peak = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     present = peak >= jnp.finfo(x.dtype).tiny
     peak = jnp.where(present, peak, 1.0)
@@ -176,8 +177,8 @@ def unit(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
 
         u = x / ‖x‖,   du = (dx - u ⟨u, dx⟩) / ‖x‖;   both are 0 for x = 0
 
-    Scale free: the vector is divided by its largest entry before it is squared, so nothing between the
-    smallest normal and the largest number under- or overflows; below the smallest normal one is 0.
+    The vector is divided by its largest entry before it is squared, so no magnitude from the smallest
+    normal to the largest number under- or overflows; a vector below the smallest normal number gives 0.
     Returns: shape and dtype of x. Raises: as `bind`.
 
     >>> import jax.numpy as jnp
@@ -194,10 +195,10 @@ def cosine_similarity(x: Float[Array, "*#B H"], y: Float[Array, "*#B H"]) -> Flo
         cos(x, y) = ⟨x, y⟩ / (‖x‖ ‖y‖)  in [-1, 1],   and 0, with zero gradient, where x or y is 0
 
     Args:
-      x, y: vectors, broadcast against each other over the leading dimensions; floating point.
+      x, y: Floating-point vectors, broadcast against each other over the leading dimensions.
 
     Returns:
-      Cosines without the last axis, in the promoted dtype. They depend on the scale of neither x nor y.
+      Cosines without the last axis, in the promoted dtype, independent of the scales of x and y.
 
     Raises: as `bind`.
 
@@ -217,7 +218,7 @@ def hrr_normal(
 ) -> Float[Array, "*B H"]:
     """Draws vectors with independent normal entries of variance 1/H, H the last entry of `shape`.
 
-    Their expected squared norm is 1, and binding keeps it. An initialiser in the sense of
+    Their expected squared norm is 1, and binding keeps it. An initializer in the sense of
     `jax.nn.initializers`. Source: Plate 1995, section III.
 
     >>> import jax

@@ -1,10 +1,10 @@
-"""Real FFTs over the last axis that leave a batch where devices hold it.
+"""Real FFTs over the last axis that keep a sharded batch on its devices.
 
-From jax 0.12 on they are those of `jax.numpy.fft`. The XLA of earlier releases gathers, at every FFT, what
-devices share of a batch. There they are a linear primitive that tells the partitioner to have every device
-transform what it holds; programs with one have to lay all that they share over one mesh, or JAX raises a
-`ValueError`. Inside of `jax.shard_map` devices transform what they hold anyway, so it takes plain FFTs;
-axes that it leaves to the partitioner are gathered as before.
+From jax 0.12 on they are those of `jax.numpy.fft`. In earlier releases XLA gathers a sharded batch at every
+FFT, and its FFT for CPU then fails with an internal error for some layouts. There, both transforms are a
+linear primitive with a partitioning rule: every device transforms its own part. All sharded arrays of such
+a program must share one mesh, or JAX raises a `ValueError`. Inside `jax.shard_map` devices transform their
+own parts anyway, so plain FFTs serve; XLA still gathers axes that `jax.shard_map` leaves to it.
 """
 
 import functools
@@ -19,12 +19,12 @@ from jaxtyping import Array, Complex, Float
 
 
 def rfft(x: Float[Array, "*B H"]) -> Complex[Array, "*B K"]:
-    """Returns the K = H // 2 + 1 coefficients of `x` that are independent, as `jnp.fft.rfft` does."""
+    """Returns the K = H // 2 + 1 independent coefficients of `x`, as `jnp.fft.rfft` does."""
     return _transform(x, x.shape[-1], False)
 
 
 def irfft(f: Complex[Array, "*B K"], n: int) -> Float[Array, "*B H"]:
-    """Returns the H = n numbers whose K = n // 2 + 1 coefficients are `f`, as `jnp.fft.irfft` does."""
+    """Returns the H = n numbers with the K = n // 2 + 1 coefficients `f`, as `jnp.fft.irfft` does."""
     return _transform(f, n, True)
 
 
@@ -41,12 +41,12 @@ if jax.__version_info__ < (0, 12):
     from jax.interpreters import ad, batching, mlir
 
     def _local(x: Array, size: int, inverse: bool) -> Array:
-        """What one device does: on CPU, XLA's FFT fails where a layout suits what gathers its result."""
+        """Transforms the part of one device, in row-major layout: XLA's FFT for CPU fails for others."""
         rows = Layout(tuple(range(x.ndim)))
         return with_layout_constraint(_plain(with_layout_constraint(x, rows), size, inverse), rows)
 
     def _sharding(size: int, inverse: bool, mesh: Any, args: Any, result: Any) -> NamedSharding:
-        """That of the operand, with the last axis whole on every device."""
+        """Returns the sharding of the operand, with the last axis whole on every device."""
         return NamedSharding(mesh, PartitionSpec(*args[0].sharding.spec[:-1], None))
 
     def _partition(size: int, inverse: bool, mesh: Any, args: Any, result: Any) -> tuple[Any, ...]:
@@ -65,7 +65,7 @@ if jax.__version_info__ < (0, 12):
     def _bind(x: Array, size: int, inverse: bool) -> Array:
         if jax.sharding.get_abstract_mesh().manual_axes:
             return _plain(x, size, inverse)
-        # A parameter, and not made where it is lowered: JAX looks for partitionings in jaxprs beforehand.
+        # A parameter, not made at lowering: JAX looks for partitionings in jaxprs before it lowers them.
         call = jax.make_jaxpr(_partitioned, static_argnums=(1, 2))(x, size, inverse)
         return _real_fft.bind(x, call=call, size=size, inverse=inverse)
 
@@ -78,7 +78,7 @@ if jax.__version_info__ < (0, 12):
         return _transform(jnp.moveaxis(args[0], axes[0], 0), size, inverse), 0
 
     def _transpose(t: Array, _: Any, *, call: Any, size: int, inverse: bool) -> tuple[Array]:
-        """Coefficients that stand for their conjugates too count twice in a sum over all."""
+        """Transposes the transform: a coefficient that represents its conjugate too counts twice."""
         bins = np.arange(size // 2 + 1)
         weights = np.where((bins == 0) | (2 * bins == size), 1.0, 2.0) / size
         f = _transform(t, size, False) if inverse else t

@@ -1,18 +1,19 @@
 """HRR attention as a Flax Linen layer."""
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from hrrformer.adapter import attend
-from hrrformer.attention import AxisName, Implementation
+from hrrformer.adapter import attend, check_heads, three_inputs
+from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.spectral import accumulation_dtype
+from hrrformer.variant import AxisName, Implementation, Inverse, Output, Variant
 
 
 class HRRAttention(nn.Module):
@@ -22,31 +23,33 @@ class HRRAttention(nn.Module):
 
     Takes the arguments of `flax.linen.MultiHeadDotProductAttention` and builds its parameter tree:
     `query`, `key` and `value` with kernels (D, N, H) and `out` with kernel (N, H, D), so parameters move
-    freely between the two and `hrrformer.nnx.HRRAttention`. The authors' code has no biases:
-    `use_bias=False`. For partitioned parameters give initialisers made by `nn.with_partitioning`.
+    freely between the two and `hrrformer.nnx.HRRAttention`. Linen infers D from the input, so unlike the
+    NNX layer this one does not take `in_features`. The authors' code has no biases: `use_bias=False`. For
+    partitioned parameters give initializers made by `nn.with_partitioning`.
 
     Attributes:
-      num_heads: N, a divisor of `qkv_features`.
-      qkv_features: N·H, over all heads; None means the input's last axis.
-      out_features: size of the output's last axis; None means the input's.
-      inverse, implementation, rescale, output, axis_name: as in `hrrformer.hrr_attention`.
-      temperature: initial (or, without `learn_temperature`, constant) temperature of the softmax.
-      learn_temperature: add a parameter `log_temperature` (N,), one for each head.
-      dtype: dtype of the computation; None infers it from input and parameters.
-      param_dtype: dtype of the parameters.
-      broadcast_dropout: one dropout mask for the whole batch.
-      dropout_rate: probability with which a weight, one a head and token, is dropped.
-      deterministic: no dropout; may be given at the call instead.
-      precision: of all matrix products, see `jax.lax.Precision`.
-      kernel_init, bias_init, out_kernel_init, out_bias_init: initialisers; the `out_` ones default to
+      num_heads: Number of heads N, a divisor of `qkv_features`.
+      qkv_features: Size N·H over all heads; None means the input's last axis.
+      out_features: Size of the output's last axis; None means the input's.
+      inverse, implementation, rescale, output, axis_name: As in `hrrformer.hrr_attention`.
+      temperature: Initial temperature of the softmax; constant without `learn_temperature`.
+      learn_temperature: Parameter `log_temperature` (N,), one temperature per head.
+      dtype: Dtype of the computation; None infers it from input and parameters.
+      param_dtype: Dtype of the parameters.
+      broadcast_dropout: One dropout mask for the whole batch.
+      dropout_rate: Probability that a weight, one per head and token, is dropped.
+      deterministic: Evaluation without dropout; may be given at the call instead.
+      precision: Precision of all matrix products, see `jax.lax.Precision`.
+      kernel_init, bias_init, out_kernel_init, out_bias_init: Initializers; the `out_` ones default to
         the others.
-      use_bias: whether the four projections have biases.
-      normalize_qk: layer-normalise queries and keys over H (parameters `query_ln`, `key_ln`).
-      decode: go on with the sequences in the collection `cache` at every call. It is made by `init`, with as
-        many sequences as the inputs have, and holds H + 1 numbers a head and a count for each, whatever their
-        length: `cached_memory` (*B, N, H), `cached_log_normalizer` (*B, N), `cached_num_tokens` (*B,).
+      use_bias: Biases in the four projections.
+      normalize_qk: Layer normalization of queries and keys over H (parameters `query_ln`, `key_ln`).
+      decode: Continuation of the sequences in the collection `cache` at every call. `init` creates it for
+        the number of sequences in the inputs. For each sequence it has H + 1 numbers per head and a count,
+        whatever the length: `cached_memory` (*B, N, H), `cached_log_normalizer` (*B, N) and
+        `cached_num_tokens` (*B,).
 
-    Source: Alam et al., ICML 2023. See `hrrformer.hrr_attention` for the formula and the differences.
+    Source: Alam et al., ICML 2023. `hrrformer.hrr_attention` has the formula and the differences.
 
     >>> import jax, jax.numpy as jnp
     >>> from hrrformer.linen import HRRAttention
@@ -73,12 +76,12 @@ class HRRAttention(nn.Module):
     use_bias: bool = True
     normalize_qk: bool = False
     decode: bool = False
-    inverse: Literal["approximate", "exact"] = "approximate"
+    inverse: Inverse = "approximate"
     implementation: Implementation | None = None
     rescale: bool = False
     temperature: float = 1.0
     learn_temperature: bool = False
-    output: Literal["weighted", "unbound"] = "weighted"
+    output: Output = "weighted"
     axis_name: AxisName | None = None
 
     @nn.compact
@@ -88,7 +91,7 @@ class HRRAttention(nn.Module):
         inputs_k: Float[Array, "*B T D"] | None = None,
         inputs_v: Float[Array, "*B T D"] | None = None,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         deterministic: bool | None = None,
         dropout_rng: PRNGKeyArray | None = None,
         sow_weights: bool = False,
@@ -97,32 +100,28 @@ class HRRAttention(nn.Module):
         """Applies holographic attention.
 
         Args:
-          inputs_q: (*B, T, D).
-          inputs_k: of the same shape; None means `inputs_q`.
-          inputs_v: of the same shape; None means `inputs_k`.
-          mask: key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
-          deterministic: no dropout; needed here or as an attribute if `dropout_rate` is not 0.
-          dropout_rng: key for dropout, in place of the `dropout` collection's.
-          sow_weights: sow the weights (*B, N, T) as `attention_weights` into `intermediates`.
-          is_causal: tokens attend to themselves and to what came before; while decoding they always do.
+          inputs_q: Array (*B, T, D).
+          inputs_k: Array of the same shape; None means `inputs_q`.
+          inputs_v: Array of the same shape; None means `inputs_k`.
+          mask: Key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens; other forms as in
+            `hrrformer.hrr_attention`.
+          deterministic: Evaluation without dropout; required here or as an attribute if `dropout_rate` is
+            not 0.
+          dropout_rng: Random key for dropout, instead of that of the `dropout` collection.
+          sow_weights: Sowing of the weights (*B, N, T) as `attention_weights` into `intermediates`.
+          is_causal: Attention of each token to itself and to earlier tokens; always so while decoding.
 
         Returns:
-          (*B, T, out_features).
+          Output (*B, T, out_features).
 
         Raises:
-          ValueError: if `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, for a
-            temperature of 0 or less, for decoding without a cache; and as `hrrformer.hrr_attention`.
+          ValueError: If `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, a
+            temperature of 0 or less, decoding without a cache; and as `hrrformer.hrr_attention`.
         """
-        if inputs_k is None and inputs_v is not None:
-            raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
-        inputs_k = inputs_q if inputs_k is None else inputs_k
-        inputs_v = inputs_k if inputs_v is None else inputs_v
+        inputs_q, inputs_k, inputs_v = three_inputs(inputs_q, inputs_k, inputs_v)
         features = inputs_q.shape[-1]
         qkv_features = features if self.qkv_features is None else self.qkv_features
-        if self.num_heads < 1 or qkv_features % self.num_heads:
-            raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {self.num_heads}.")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive; got {self.temperature}.")
+        head_dim = check_heads(self.num_heads, qkv_features, self.temperature)
         if self.dropout_rate > 0.0:
             deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
             if not deterministic and dropout_rng is None:
@@ -138,7 +137,7 @@ class HRRAttention(nn.Module):
         )
         project = functools.partial(
             linear,
-            (self.num_heads, qkv_features // self.num_heads),
+            (self.num_heads, head_dim),
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
         )
@@ -154,38 +153,28 @@ class HRRAttention(nn.Module):
         if self.learn_temperature:
             start = nn.initializers.constant(jnp.log(self.temperature))
             temperature = jnp.exp(self.param("log_temperature", start, (self.num_heads,), self.param_dtype))
-        state, cache = None, []
-        if self.decode:
-            # `init` makes the cache and reads nothing into it, as Flax's own layer does.
-            started = self.has_variable("cache", "cached_memory")
-            if not started and not self.is_initializing():
-                raise ValueError("decode=True needs the collection 'cache' that init makes; there is none.")
-            *batch, _, heads, size = query.shape
-            start = init_causal_state(tuple(batch), heads, size, accumulation_dtype(query.dtype))
-            cache = [
-                self.variable("cache", f"cached_{name}", lambda x=x: x) for name, x in start._asdict().items()
-            ]
-            state = CausalState(*(variable.value for variable in cache)) if started else None
+        # As in Flax's own layer, `init` creates the cache and reads no token into it.
+        started = self.has_variable("cache", "cached_memory")
+        cache = self._cache(query, started) if self.decode else []
+        state = CausalState(*(variable.value for variable in cache)) if self.decode and started else None
+        variant = Variant(
+            self.inverse, self.implementation, self.rescale, self.output, self.precision, self.axis_name
+        )
         x, after = attend(
+            variant,
             query,
             key,
             value,
             state,
             mask=mask,
+            temperature=temperature,
             is_causal=is_causal or self.decode,
             broadcast_dropout=self.broadcast_dropout,
             dropout_rng=dropout_rng,
             dropout_rate=self.dropout_rate,
             deterministic=deterministic,
             dtype=self.dtype,
-            precision=self.precision,
             module=self if sow_weights else None,
-            inverse=self.inverse,
-            implementation=self.implementation,
-            rescale=self.rescale,
-            temperature=temperature,
-            output=self.output,
-            axis_name=self.axis_name,
         )
         if after is not None:
             for variable, part in zip(cache, after, strict=True):
@@ -197,3 +186,15 @@ class HRRAttention(nn.Module):
             bias_init=self.out_bias_init or self.bias_init,
             name="out",
         )(x)
+
+    def _cache(self, query: Float[Array, "*B T N H"], started: bool) -> list[nn.Variable[Any]]:
+        """Returns the variables of the cache, in the order of `CausalState`."""
+        if not started and not self.is_initializing():
+            raise ValueError(
+                "decode=True needs the collection 'cache'; got none. Take it from init of this layer."
+            )
+        *batch, _, heads, size = query.shape
+        start = init_causal_state(tuple(batch), heads, size, accumulation_dtype(query.dtype))
+        return [
+            self.variable("cache", f"cached_{name}", lambda x=x: x) for name, x in start._asdict().items()
+        ]

@@ -3,18 +3,19 @@
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from hrrformer.adapter import attend
-from hrrformer.attention import AxisName, Implementation
+from hrrformer.adapter import attend, check_heads, three_inputs
+from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.spectral import accumulation_dtype
+from hrrformer.variant import AxisName, Implementation, Inverse, Output, Variant
 
 default_bias_init: Initializer = nnx.initializers.zeros_init()
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -30,34 +31,34 @@ class HRRAttention(nnx.Module):
     two and `hrrformer.linen.HRRAttention`. The authors' code has no biases: `use_bias=False`.
 
     Args:
-      num_heads: N, a divisor of `qkv_features`.
-      in_features: size D of the input's last axis.
-      qkv_features: N·H, over all heads; None means `in_features`.
-      out_features: size of the output's last axis; None means `in_features`.
-      inverse, implementation, rescale, output, axis_name: as in `hrrformer.hrr_attention`.
-      temperature: initial (or, without `learn_temperature`, constant) temperature of the softmax.
-      learn_temperature: add a parameter `log_temperature` (N,), one for each head.
-      dtype: dtype of the computation; None infers it from input and parameters.
-      param_dtype: dtype of the parameters.
-      broadcast_dropout: one dropout mask for the whole batch.
-      dropout_rate: probability with which a weight, one a head and token, is dropped.
-      deterministic: no dropout; may also be given at the call, which then takes precedence.
-      precision: of all matrix products, see `jax.lax.Precision`.
-      kernel_init, bias_init, out_kernel_init, out_bias_init: initialisers; the `out_` ones default to
+      num_heads: Number of heads N, a divisor of `qkv_features`.
+      in_features: Size D of the input's last axis.
+      qkv_features: Size N·H over all heads; None means `in_features`.
+      out_features: Size of the output's last axis; None means `in_features`.
+      inverse, implementation, rescale, output, axis_name: As in `hrrformer.hrr_attention`.
+      temperature: Initial temperature of the softmax; constant without `learn_temperature`.
+      learn_temperature: Parameter `log_temperature` (N,), one temperature per head.
+      dtype: Dtype of the computation; None infers it from input and parameters.
+      param_dtype: Dtype of the parameters.
+      broadcast_dropout: One dropout mask for the whole batch.
+      dropout_rate: Probability that a weight, one per head and token, is dropped.
+      deterministic: Evaluation without dropout; the argument of the call takes precedence.
+      precision: Precision of all matrix products, see `jax.lax.Precision`.
+      kernel_init, bias_init, out_kernel_init, out_bias_init: Initializers; the `out_` ones default to
         the others.
-      use_bias: whether the four projections have biases.
-      normalize_qk: layer-normalise queries and keys over H (parameters `query_ln`, `key_ln`).
-      decode: go on with the sequences in the cache at every call, see `init_cache`; may also be given at the
-        call, which then takes precedence.
-      rngs: keys for the parameters, and for dropout if it is used.
-      keep_rngs: keep a fork of the dropout stream in the layer; otherwise pass `rngs` at each call.
-      kernel_metadata, bias_metadata, out_kernel_metadata, out_bias_metadata: metadata of the parameters,
+      use_bias: Biases in the four projections.
+      normalize_qk: Layer normalization of queries and keys over H (parameters `query_ln`, `key_ln`).
+      decode: Continuation of the sequences in the cache at every call, see `init_cache`; the argument of
+        the call takes precedence.
+      rngs: Random keys for the parameters, and for dropout if it is used.
+      keep_rngs: Storage of a fork of the dropout stream in the layer; otherwise pass `rngs` at each call.
+      kernel_metadata, bias_metadata, out_kernel_metadata, out_bias_metadata: Metadata of the parameters,
         such as `{"out_sharding": (None, "model", None)}`.
 
     Raises:
-      ValueError: if `num_heads` does not divide `qkv_features`, or for a temperature of 0 or less.
+      ValueError: If `num_heads` does not divide `qkv_features`, or for a temperature of 0 or less.
 
-    Source: Alam et al., ICML 2023. See `hrrformer.hrr_attention` for the formula and the differences.
+    Source: Alam et al., ICML 2023. `hrrformer.hrr_attention` has the formula and the differences.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -75,12 +76,12 @@ class HRRAttention(nnx.Module):
         qkv_features: int | None = None,
         out_features: int | None = None,
         *,
-        inverse: Literal["approximate", "exact"] = "approximate",
+        inverse: Inverse = "approximate",
         implementation: Implementation | None = None,
         rescale: bool = False,
         temperature: float = 1.0,
         learn_temperature: bool = False,
-        output: Literal["weighted", "unbound"] = "weighted",
+        output: Output = "weighted",
         axis_name: AxisName | None = None,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
@@ -103,11 +104,7 @@ class HRRAttention(nnx.Module):
         out_bias_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
         qkv_features = in_features if qkv_features is None else qkv_features
-        if num_heads < 1 or qkv_features % num_heads:
-            raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {num_heads}.")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive; got {temperature}.")
-        head_dim = qkv_features // num_heads
+        head_dim = check_heads(num_heads, qkv_features, temperature)
         self.num_heads = num_heads
         self.in_features = in_features
         self.qkv_features = qkv_features
@@ -116,13 +113,8 @@ class HRRAttention(nnx.Module):
         self.broadcast_dropout = broadcast_dropout
         self.dropout_rate = dropout_rate
         self.deterministic = deterministic
-        self.precision = precision
         self.temperature = temperature
-        self.inverse = inverse
-        self.implementation = implementation
-        self.rescale = rescale
-        self.output = output
-        self.axis_name = axis_name
+        self.variant = Variant(inverse, implementation, rescale, output, precision, axis_name)
         self.decode = decode
         self.head_dim = head_dim
         linear = functools.partial(
@@ -177,7 +169,7 @@ class HRRAttention(nnx.Module):
         inputs_k: Float[Array, "*B T D"] | None = None,
         inputs_v: Float[Array, "*B T D"] | None = None,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         sow_weights: bool = False,
@@ -187,29 +179,28 @@ class HRRAttention(nnx.Module):
         """Applies holographic attention.
 
         Args:
-          inputs_q: (*B, T, D).
-          inputs_k: of the same shape; None means `inputs_q`.
-          inputs_v: of the same shape; None means `inputs_k`.
-          mask: key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
-          deterministic: no dropout; needed here or in the constructor if `dropout_rate` is not 0.
-          rngs: keys for dropout, in place of the layer's own.
-          sow_weights: sow the weights (*B, N, T) as the `nnx.Intermediate` `attention_weights`, which
-            `nnx.capture(layer, nnx.Intermediate)` collects.
-          decode: the inputs are the next token, or the next few, of the sequences in the cache, which is
-            brought up to date.
-          is_causal: tokens attend to themselves and to what came before; while decoding they always do.
+          inputs_q: Array (*B, T, D).
+          inputs_k: Array of the same shape; None means `inputs_q`.
+          inputs_v: Array of the same shape; None means `inputs_k`.
+          mask: Key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens; other forms as in
+            `hrrformer.hrr_attention`.
+          deterministic: Evaluation without dropout; required here or in the constructor if `dropout_rate` is
+            not 0.
+          rngs: Random keys for dropout, instead of the layer's own.
+          sow_weights: Sowing of the weights (*B, N, T) as the `nnx.Intermediate` `attention_weights`;
+            `nnx.capture(layer, nnx.Intermediate)` collects it.
+          decode: Inputs that are the next token, or tokens, of the sequences in the cache, which the call
+            updates.
+          is_causal: Attention of each token to itself and to earlier tokens; always so while decoding.
 
         Returns:
-          (*B, T, out_features).
+          Output (*B, T, out_features).
 
         Raises:
-          ValueError: for a wrong last axis, `inputs_v` without `inputs_k`, decoding without a cache, dropout
-            without keys or without a decision on it; and as `hrrformer.hrr_attention`.
+          ValueError: For a wrong last axis, `inputs_v` without `inputs_k`, decoding without a cache, dropout
+            without keys, `deterministic` not set with dropout; and as `hrrformer.hrr_attention`.
         """
-        if inputs_k is None and inputs_v is not None:
-            raise ValueError("inputs_k must be given with inputs_v; for both the same, give inputs_k alone.")
-        inputs_k = inputs_q if inputs_k is None else inputs_k
-        inputs_v = inputs_k if inputs_v is None else inputs_v
+        inputs_q, inputs_k, inputs_v = three_inputs(inputs_q, inputs_k, inputs_v)
         if inputs_q.shape[-1] != self.in_features:
             raise ValueError(
                 f"inputs_q must have {self.in_features} features (in_features); got shape {inputs_q.shape}."
@@ -219,7 +210,9 @@ class HRRAttention(nnx.Module):
         if self.dropout_rate > 0.0:
             deterministic = self.deterministic if deterministic is None else deterministic
             if deterministic is None:
-                raise ValueError("deterministic must be set, here or in the constructor, with dropout.")
+                raise ValueError(
+                    "deterministic must be set, at the call or in the constructor, with dropout."
+                )
             if not deterministic:
                 rngs = self.rngs if rngs is None else rngs
                 if rngs is None:
@@ -230,40 +223,35 @@ class HRRAttention(nnx.Module):
             query, key = self.query_ln(query), self.key_ln(key)
         temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else self.temperature
         mixed, state = attend(
+            self.variant,
             query,
             key,
             value,
             state,
             mask=mask,
+            temperature=temperature,
             is_causal=is_causal,
             broadcast_dropout=self.broadcast_dropout,
             dropout_rng=dropout_rng,
             dropout_rate=self.dropout_rate,
             deterministic=dropout_rng is None,
             dtype=self.dtype,
-            precision=self.precision,
             module=self if sow_weights else None,
-            inverse=self.inverse,
-            implementation=self.implementation,
-            rescale=self.rescale,
-            temperature=temperature,
-            output=self.output,
-            axis_name=self.axis_name,
         )
         if state is not None:
             self._cache(state)
         return self.out(mixed)
 
     def init_cache(self, input_shape: tuple[int, ...], dtype: Any = None) -> None:
-        """Makes the cache of sequences of which nothing has been read yet; call it before decoding.
+        """Creates an empty cache; call it before decoding, and again before other sequences.
 
-        The cache holds, for each sequence, H + 1 numbers a head and a count, whatever its length: the
+        The cache has, for each sequence, H + 1 numbers per head and a count, whatever its length: the
         `nnx.Cache` variables `cached_memory` (*B, N, H), `cached_log_normalizer` (*B, N) and
-        `cached_num_tokens` (*B,).
+        `cached_num_tokens` (*B,). The axes of layers that `nnx.vmap` has stacked for `nnx.scan` come first.
 
         Args:
-          input_shape: (*B, T, D) of inputs; only *B matters.
-          dtype: of the sums; None means float32, or float64 where the layer computes in that.
+          input_shape: Shape (*B, T, D) of inputs; only *B matters.
+          dtype: Dtype of the sums; None means float32, or float64 where the layer computes in it.
 
         >>> import jax.numpy as jnp
         >>> from flax import nnx
@@ -273,9 +261,11 @@ class HRRAttention(nnx.Module):
         >>> layer(jnp.ones((2, 1, 32))).shape, layer(jnp.ones((2, 3, 32))).shape
         ((2, 1, 32), (2, 3, 32))
         """
+        kernel = self.query.kernel
         if dtype is None:
-            dtype = accumulation_dtype(self.dtype or self.query.kernel.dtype)
-        self._cache(init_causal_state(input_shape[:-2], self.num_heads, self.head_dim, dtype))
+            dtype = accumulation_dtype(self.dtype or kernel.dtype)
+        stacked = kernel.shape[:-3]
+        self._cache(init_causal_state((*stacked, *input_shape[:-2]), self.num_heads, self.head_dim, dtype))
 
     def set_view(
         self,
@@ -283,12 +273,12 @@ class HRRAttention(nnx.Module):
         decode: bool | None = None,
         batch_size: int | tuple[int, ...] | None = None,
     ) -> None:
-        """What `nnx.view` sets.
+        """Sets the modes that `nnx.view` passes on.
 
         Args:
-          deterministic: no dropout.
-          decode: go on with the sequences in the cache at every call.
-          batch_size: *B of a cache to be made anew.
+          deterministic: Evaluation without dropout.
+          decode: Continuation of the sequences in the cache at every call.
+          batch_size: Batch shape *B of a new, empty cache.
         """
         self.deterministic = self.deterministic if deterministic is None else deterministic
         self.decode = self.decode if decode is None else decode
@@ -299,11 +289,14 @@ class HRRAttention(nnx.Module):
     def _cached(self) -> CausalState:
         cached = (self.cached_memory, self.cached_log_normalizer, self.cached_num_tokens)
         if cached[0] is None or cached[1] is None or cached[2] is None:
-            raise ValueError("init_cache must be called before decoding; there is no cache yet.")
+            raise ValueError(
+                "init_cache must be called before decoding; the layer has no cache yet. For a whole model use"
+                " nnx.view(model, decode=True, batch_size=B)."
+            )
         return CausalState(cached[0][...], cached[1][...], cached[2][...])
 
     def _cache(self, state: CausalState) -> None:
-        """Writes the state into the cache's variables, or makes them."""
+        """Writes the state into the variables of the cache, or creates them."""
         if self.cached_memory is None or self.cached_memory.shape != state.memory.shape:
             self.cached_memory = nnx.Cache(state.memory)
             self.cached_log_normalizer = nnx.Cache(state.log_normalizer)

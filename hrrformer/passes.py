@@ -1,23 +1,24 @@
 """The passes of HRR attention over a sequence, forward and backward, block by block and in place.
 
-Everything HRR attention does between tokens is two maps, each its own transpose up to the roles of its
-arguments, ⊛ being circular convolution and * the involution:
+Tokens interact through two maps, each its own transpose up to the roles of its arguments; ⊛ is circular
+convolution and * the involution:
 
     superpose(x, y) = Σ_t x_t ⊛ y_t            a vector of size H
     unbind(x, m)_t  = x_t* ⊛ m                 a vector of size H for every token
 
-Forward, β = superpose(k, v) and v̂ = unbind(q, β). Backward, of a cotangent û of v̂, the one of q is
-unbind(û, β), that of β is γ = superpose(q, û), and from it follow those of k, unbind(v, γ), and of v,
-unbind(k, γ). A forward needs one of each; a backward, which unbinds once more to have v̂ again, four of one
-and one of the other. Of what has the sequence's size, only q, k and v have to be kept.
+Forward, β = superpose(k, v) and v̂ = unbind(q, β). Backward, let û be the cotangent of v̂. Then the
+cotangent of q is unbind(û, β), that of β is γ = superpose(q, û), that of k is unbind(v, γ), and that of v is
+unbind(k, γ). The forward pass needs one map of each kind; the backward pass, which computes v̂ again, needs
+four unbindings and one superposition. Among arrays of the sequence's size, only q, k and v are kept.
 
-Neither needs a Fourier transform. The H × H matrix M[i, j] = m[(i + j) mod H] gives unbind(x, m) = x M,
+Neither map needs a Fourier transform. The H × H matrix M[i, j] = m[(i + j) mod H] gives unbind(x, m) = x M,
 and superpose sums xᵀ y over tokens and folds that H × H matrix along its diagonals i + j mod H: this is
 the implementation "matmul". The implementation "fft" takes real FFTs instead.
 
-Arrays here have shape (*B, P, L, N, H) with T = P · L: P segments, which devices may share, of L tokens,
-through which a pass goes in blocks of a few; scores and weights have shape (*B, P, N, L). Blocks are
-written over what they were computed from, so a pass needs no other memory of the sequence's size.
+Arrays here have shape (*B, P, L, N, H) with T = P · L: P segments, which devices may share, of L tokens. A
+pass runs through all segments at once, in blocks of a few tokens. Scores and weights have shape
+(*B, P, N, L). Results overwrite their sources block by block, so a pass needs no other memory of the
+sequence's size.
 """
 
 import math
@@ -29,31 +30,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hrrformer import fft, spectral
+from hrrformer.variant import Variant
 
-# Numbers of one input that a block holds on each device, an eighth of the whole between these two: on CPU
-# blocks and what is computed from them stay in its caches, elsewhere they keep every core busy.
+# Least and most numbers of one input in a block on each device; between them, an eighth of the whole. On CPU
+# a block and its intermediate results fit into the caches; elsewhere a block keeps every core busy.
 BLOCK_SIZES = {"cpu": (2**16, 2**18), "default": (2**22, 2**25)}
-
-
-class Options(NamedTuple):
-    """What is computed, and how: the arguments of `hrrformer.hrr_attention` that are no arrays, checked."""
-
-    implementation: str
-    inverse: str
-    rescale: bool
-    output: str
-    precision: Any
-    axis_name: Any
 
 
 class Maps(NamedTuple):
     """The two maps of the module's docstring over one block, in steps that a loop can share.
 
     Attributes:
-      prepare: m (…, H) → what `unbind` takes of it.
-      unbind: x (…, t, H), prepared m → (…, t, H).
-      correlate: x, y (…, P, N, t, H) → their part of a sum from which `finish` makes superpose(x, y).
-      finish: sum → (…, 1, N, H), over all segments.
+      prepare: Function m (…, H) → second argument of `unbind`.
+      unbind: Function x (…, t, H), prepared m → (…, t, H).
+      correlate: Function x, y (…, P, N, t, H) → their term of the sum that `finish` takes.
+      finish: Function sum → superpose(x, y) (…, 1, N, H), over all segments.
     """
 
     prepare: Callable[[Array], Array]
@@ -62,7 +53,7 @@ class Maps(NamedTuple):
     finish: Callable[[Array], Array]
 
 
-def maps(implementation: str, size: int, precision: jax.lax.PrecisionLike) -> Maps:
+def maps(implementation: str | None, size: int, precision: jax.lax.PrecisionLike) -> Maps:
     """Returns the maps for vectors of `size` numbers by FFT or by matrix products."""
     if implementation == "fft":
         return Maps(
@@ -79,10 +70,10 @@ def maps(implementation: str, size: int, precision: jax.lax.PrecisionLike) -> Ma
         return _reshape_last(jnp.tile(m, size + 1), 1, size, size + 1)[..., :size]
 
     def fold(products: Array) -> Array:
-        """Σ of the entries with (i + j) mod H = m, by the same counting the other way round."""
+        """Sums the entries with (i + j) mod H = m, by the same counting in reverse."""
         padded = jnp.pad(products, [(0, 0)] * (products.ndim - 1) + [(0, 1)])
         folded = jnp.sum(_reshape_last(padded, 2, size + 1, size), axis=-2)
-        return jnp.sum(folded, axis=-3, keepdims=True)  # what devices exchange has H numbers, not H²
+        return jnp.sum(folded, axis=-3, keepdims=True)  # devices exchange H numbers, not H²
 
     return Maps(
         prepare=hankel,
@@ -93,12 +84,12 @@ def maps(implementation: str, size: int, precision: jax.lax.PrecisionLike) -> Ma
 
 
 def _tokens_first(function: Callable[[Array], Array], x: Array) -> Array:
-    """Applies an FFT in the order in which the arrays lie in memory, without a transposed copy."""
+    """Applies an FFT in the order of the arrays in memory, without a transposed copy."""
     return jnp.swapaxes(function(jnp.swapaxes(x, -3, -2)), -3, -2)
 
 
 def _reshape_last(x: Array, num_axes: int, *sizes: int) -> Array:
-    """Reshapes the last axes, of which devices share none; JAX has to be told where sharding is explicit."""
+    """Reshapes the last axes, which devices do not share; explicit sharding needs the result's sharding."""
     shape = (*x.shape[: x.ndim - num_axes], *sizes)
     spec = jax.typeof(x).sharding.spec[: x.ndim - num_axes]
     if all(axis is None for axis in spec):
@@ -107,14 +98,14 @@ def _reshape_last(x: Array, num_axes: int, *sizes: int) -> Array:
 
 
 def inner(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float[Array, "*B"]:
-    """Returns ⟨x, y⟩ over the last axis, as a product that XLA does not turn into a loop of scalars."""
+    """Returns ⟨x, y⟩ over the last axis, as a product that XLA does not turn into a scalar loop."""
     dtype = spectral.accumulation_dtype(x.dtype)
     precision = jax.lax.Precision.HIGHEST
     return jnp.einsum("...h,...h->...", x, y, precision=precision, preferred_element_type=dtype)
 
 
 def reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
-    """1 / ‖x‖, and 0 for x = 0; vectors are divided by their largest entry before they are squared."""
+    """Returns 1 / ‖x‖, and 0 for x = 0; vectors are divided by their largest entry before squaring."""
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     present = peak >= jnp.finfo(x.dtype).tiny
     peak = jnp.where(present, peak, 1.0)
@@ -124,11 +115,11 @@ def reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
 
 
 def num_segments(length: int, size: int) -> int:
-    """Returns P, so that a sequence that devices share is cut where they cut it.
+    """Returns P, so that the cuts between segments include those between devices.
 
-    Under `jax.jit` the sharding is not known: P is the largest number of devices that could share T, if each
-    had H tokens at least, below which sums of H × H products would take more memory than the tokens. In
-    `jax.shard_map` the sequence is the device's own.
+    Under `jax.jit` the sharding is not known: P is the largest number of devices that could share T with at
+    least H tokens each. With fewer tokens, sums of H × H products would take more memory than the tokens. In
+    `jax.shard_map` each device has its own sequence, and P is 1.
     """
     if jax.sharding.get_abstract_mesh().manual_axes:
         return 1
@@ -143,7 +134,7 @@ def cut(x: Array, axis: int, segments: int) -> Array:
 
 
 def join(x: Array, axis: int) -> Array:
-    """Joins the axis (P, L) again, of which `axis` is P's."""
+    """Joins the axes (P, L) again; `axis` is that of P."""
     axis %= x.ndim
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
@@ -152,19 +143,19 @@ class Passes:
     """The passes of one attention over its sequence, by FFT or by matrix products.
 
     Args:
-      options: of the attention; its implementation is "fft" or "matmul".
-      shape: (*B, P, L, N, H), of query, key and value.
-      dtype: theirs.
-      valid: (*B, P, L), True for real tokens; None for all.
+      variant: Variant of the attention; its implementation is "fft" or "matmul".
+      shape: Shape (*B, P, L, N, H) of query, key and value.
+      dtype: Dtype of query, key and value.
+      valid: Array (*B, P, L), True for real tokens; None if all are real.
     """
 
     def __init__(
-        self, options: Options, shape: tuple[int, ...], dtype: Any, valid: Bool[Array, "*#B P L"] | None
+        self, variant: Variant, shape: tuple[int, ...], dtype: Any, valid: Bool[Array, "*#B P L"] | None
     ) -> None:
         self._shape, self._valid = shape, valid
         self._dtype = spectral.accumulation_dtype(dtype)
-        self._implementation, self._exact = options.implementation, options.inverse == "exact"
-        self._precision = spectral.matmul_precision(dtype, options.precision)
+        self._implementation, self._exact = variant.implementation, variant.inverse == "exact"
+        self._precision = spectral.matmul_precision(dtype, variant.precision)
         self._maps = maps(self._implementation, shape[-1], self._precision)
         least, most = BLOCK_SIZES.get(jax.default_backend(), BLOCK_SIZES["default"])
         on_each_device = math.prod(shape) / jax.device_count()
@@ -183,7 +174,7 @@ class Passes:
     def scores(
         self, query: Array, value: Array, memory: Float[Array, "*B 1 N H"], *, unbound: bool
     ) -> tuple[Float[Array, "*B P N L"], Float[Array, "*B P L N H"] | None]:
-        """Returns a_t = cos(v_t, v̂_t), and v̂_t / rms(v̂_t) where it is wanted."""
+        """Returns a_t = cos(v_t, v̂_t), and v̂_t / rms(v̂_t) if `unbound`."""
         prepared = self._maps.prepare(memory)
 
         def block(carry: tuple[Array, Array | None], start: Any, size: int) -> tuple[Array, Array | None]:
@@ -197,7 +188,7 @@ class Passes:
                 out = _write(out, self._kept(unit * self._root_size, start, size), start)
             return scores, out
 
-        # Made from the inputs, to be laid over devices as they are, or to vary in `jax.shard_map` as they do.
+        # Made from the inputs, to have their sharding, and to vary in `jax.shard_map` as they do.
         none_yet = jnp.zeros_like(jnp.swapaxes(query[..., 0], -1, -2), dtype=self._dtype)
         return self._over(block, (none_yet, jnp.zeros_like(query) if unbound else None))
 
@@ -216,17 +207,18 @@ class Passes:
             v̂_bar = a_bar (v/‖v‖ - a v̂/‖v̂‖) / ‖v̂‖,      v_bar = a_bar (v̂/‖v̂‖ - a v/‖v‖) / ‖v‖ + w o_bar
 
         Args:
-          scores, scores_bar: a, and its cotangent, 0 for tokens that are not valid.
-          weights: w where the output is w v, None where it is v̂ / rms(v̂).
-          out_bar: cotangent of the output.
+          query, value, memory: Arguments of `scores`.
+          scores, scores_bar: Scores a and their cotangent, 0 for tokens that are not valid.
+          weights: Weights w if the output is w v; None if it is v̂ / rms(v̂).
+          out_bar: Cotangent of the output.
 
         Returns:
-          Those of query and value, the latter without what comes by the memory, and of the memory.
+          Cotangents of query, of value (without the part through the memory) and of the memory.
         """
         prepared = self._maps.prepare(memory)
 
         def block(carry: tuple[Array, Array, Array], start: Any, size: int) -> tuple[Array, Array, Array]:
-            query, bar, total = carry  # where a block is done, query holds its cotangent, and bar that of v
+            query, bar, total = carry  # overwritten by the cotangents of query and v
             v, o_bar = self._read(value, start, size), self._read(bar, start, size)
             a, a_bar = (_part(x, start, size)[..., None] for x in (scores, scores_bar))
             cue, pull = jax.vjp(self._cue, self._read(query, start, size))
@@ -252,11 +244,11 @@ class Passes:
     def pull_superposition(
         self, key: Array, value: Array, memory_bar: Float[Array, "*B 1 N H"], value_bar: Array
     ) -> tuple[Array, Array]:
-        """Pulls the memory's cotangent back to key and value, and adds `value_bar` to the latter."""
+        """Pulls the memory's cotangent back to key and value, and adds `value_bar` to that of value."""
         prepared = self._maps.prepare(memory_bar)
 
         def block(carry: tuple[Array, Array], start: Any, size: int) -> tuple[Array, Array]:
-            value, value_bar = carry  # the cotangent of k takes the place of v, of which alone it is made
+            value, value_bar = carry  # the cotangent of k, computed from v alone, overwrites v
             k, v = self._read(key, start, size), self._read(value, start, size)
             key_bar = self._kept(self._maps.unbind(v, prepared), start, size)
             more = self._kept(self._maps.unbind(k, prepared), start, size)
@@ -271,7 +263,7 @@ class Passes:
         return math.sqrt(self._shape[-1])
 
     def _cue(self, query: Array) -> Array:
-        """Returns what unbinds: q, or with the exact inverse q⁻¹*, since unbinding takes the involution."""
+        """Returns the first argument of `unbind`: q, or (q⁻¹)* for the exact inverse."""
         if not self._exact:
             return query
         size = query.shape[-1]
@@ -285,13 +277,13 @@ class Passes:
         return jnp.swapaxes(part, -3, -2).astype(self._dtype)
 
     def _kept(self, x: Array, start: Any, size: int) -> Array:
-        """x with 0 for tokens that are not valid."""
+        """Returns x with 0 for tokens that are not valid."""
         if self._valid is None:
             return x
         return jnp.where(_part(self._valid, start, size)[..., None, :, None], x, 0.0)
 
     def _no_sum(self, x: Array) -> Array:
-        """Zeros to which what `correlate` makes of blocks of x can be added."""
+        """Returns zeros with the shape of `correlate` over blocks of x."""
         token = self._read(x, 0, 1)
         return jnp.zeros_like(self._maps.correlate(token, token))
 

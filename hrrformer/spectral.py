@@ -5,13 +5,13 @@ is the array of 2K real numbers
 
     [d_0 Re F_0, …, d_{K-1} Re F_{K-1},  d_0 Im F_0, …, d_{K-1} Im F_{K-1}],      d_k = sqrt(w_k / H),
 
-where w_k = 1 for the coefficients that stand for themselves (k = 0 and, for even H, k = H/2) and 2 for
-those that also stand for their conjugate. With these weights Parseval's theorem reads: norms and inner
-products of spectra equal those of the vectors, so cosines need no inverse transform. In shapes, S = 2K.
+where w_k = 1 for the coefficients without a conjugate partner (k = 0 and, for even H, k = H/2) and 2 for
+all others, which represent their partner too. With these weights norms and inner products of spectra equal
+those of the vectors (Parseval), so cosines need no inverse transform. In shapes, S = 2K.
 """
 
 import functools
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,16 @@ from hrrformer import fft
 
 Implementation: TypeAlias = Literal["fft", "matmul"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
+Name = TypeVar("Name", bound=str)
 
 
 def resolve_implementation(
-    implementation: str | None, size: int, known: tuple[str, ...] = IMPLEMENTATIONS
-) -> str:
-    """Returns the implementation to use for vectors of `size` numbers; an explicit choice is obeyed.
+    implementation: Name | None, size: int, known: tuple[str, ...] = IMPLEMENTATIONS
+) -> Name | Implementation:
+    """Returns the implementation for vectors of `size` numbers; an explicit choice is obeyed.
 
-    `None` takes the matrix product up to size 64 on CPU, where it was measured faster than the real FFT,
-    and up to 256 on GPU and TPU, whose matrix units move the crossover up (there a rule of thumb).
+    `None` takes the matrix product up to size 64 on CPU, where measurements show it faster than the real
+    FFT, and up to 256 on GPU and TPU, where matrix units move the crossover up (a rule of thumb).
     """
     if implementation is None:
         largest = 64 if jax.default_backend() == "cpu" else 256
@@ -43,13 +44,13 @@ def resolve_implementation(
 
 
 def accumulation_dtype(dtype: DTypeLike) -> DTypeLike:
-    """Returns the dtype in which sums over inputs of `dtype` are kept: at least float32."""
+    """Returns the dtype of sums over inputs of `dtype`: at least float32."""
     return jnp.float64 if jax.dtypes.canonicalize_dtype(dtype) == jnp.float64 else jnp.float32
 
 
 @functools.lru_cache(maxsize=64)
 def _bin_scale(size: int) -> np.ndarray:
-    """d_k for both halves of a spectrum, shape (2K,), float64."""
+    """Computes d_k for both halves of a spectrum, shape (2K,), float64."""
     bins = np.arange(size // 2 + 1)
     alone = (bins == 0) | (2 * bins == size)
     return np.tile(np.sqrt(np.where(alone, 1.0, 2.0) / size), 2)
@@ -57,15 +58,15 @@ def _bin_scale(size: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _dft_matrix(size: int) -> np.ndarray:
-    """The matrix M of shape (H, 2K) with spectrum = x @ M and x = spectrum @ M.T, float64."""
+    """Computes the matrix M (H, 2K) with spectrum = x @ M and x = spectrum @ M.T, float64."""
     turns = np.outer(np.arange(size), np.arange(size // 2 + 1)) % size  # exact integers: no large angles
     angles = 2.0 * np.pi * turns / size
-    sines = np.where(2 * turns % size == 0, 0.0, np.sin(angles))  # else 1e-16: a phase where there is none
+    sines = np.where(2 * turns % size == 0, 0.0, np.sin(angles))  # not 1e-16, which would have a phase
     return np.concatenate([np.cos(angles), -sines], axis=-1) * _bin_scale(size)
 
 
 def matmul_precision(dtype: jnp.dtype, precision: jax.lax.PrecisionLike) -> jax.lax.PrecisionLike:
-    """Float32 spectra need true float32 products where the hardware's default is TF32 or bfloat16."""
+    """Returns full precision for float32, where the hardware's default is TF32 or bfloat16."""
     return jax.lax.Precision.HIGHEST if precision is None and dtype.itemsize >= 4 else precision
 
 
@@ -96,7 +97,7 @@ def from_spectrum(
     implementation: str | None = None,
     precision: jax.lax.PrecisionLike = None,
 ) -> Float[Array, "*B H"]:
-    """Returns the vectors of `size` numbers whose isometric spectrum is `spectrum`, in its dtype."""
+    """Returns the vectors of `size` numbers with the isometric spectrum `spectrum`, in its dtype."""
     dtype = spectrum.dtype
     if resolve_implementation(implementation, size) == "matmul":
         precision = matmul_precision(dtype, precision)
@@ -129,7 +130,7 @@ def _split_off_magnitude(
 ) -> tuple[Float[Array, "*B S"], Float[Array, "*B 1"], Float[Array, "*B S"], Bool[Array, "*B S"]]:
     """Returns x over its largest entry, that entry, the scaled |F|², and where |F| exceeds rounding error.
 
-    The threshold is relative, S · eps · max|F|, and so holds at every scale.
+    The threshold is relative, S · eps · max|F|, so it is the same at every scale.
     """
     finfo = jnp.finfo(x.dtype)
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
@@ -145,8 +146,8 @@ def _split_off_magnitude(
 def reciprocal(x: Float[Array, "*B S"]) -> Float[Array, "*B S"]:
     """Returns conj(F) / |F|², and 0 where |F| is below rounding error of the largest coefficient.
 
-    The reciprocal of c·x is that of x divided by c at every scale. Where the threshold strikes, value
-    and gradient are 0: this is the pseudo-inverse.
+    The reciprocal of c·x is that of x divided by c at every scale. Below the threshold value and gradient
+    are 0: this is the pseudo-inverse.
     """
     scaled, peak, squared, regular = _split_off_magnitude(x)
     return jnp.where(regular, conjugate(scaled) / squared, 0.0) / peak

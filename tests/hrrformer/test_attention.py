@@ -473,7 +473,6 @@ X = np.zeros(SHAPE, np.float32)
     "shape",
     [
         (13, 13),
-        (2, 1, 13, 13),
         (2, 3, 13, 13),
         (2, 12),
         (3, 13),
@@ -518,7 +517,7 @@ def test_refused_names_and_temperatures(untyped):
         hrr_attention(X, X, X, inverse="pseudo")
     with pytest.raises(ValueError, match=r"output must be one of .*got 'sum'"):
         hrr_attention(X, X, X, output="sum")
-    known = "'fft', 'matmul', 'pallas'"
+    known = "'fft', 'matmul', 'pallas', 'reference'"
     with pytest.raises(ValueError, match=f"implementation must be None or one of {known}; got 'cuda'"):
         hrr_attention(X, X, X, implementation="cuda")
     for temperature in (0, -1.0, float("nan")):

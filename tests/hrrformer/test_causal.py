@@ -295,6 +295,34 @@ def test_layers_decode_what_they_compute_at_once(options, mask):
     assert error(decoding(x, mask=valid), whole) < 1e-5
 
 
+def test_a_model_of_scanned_layers_decodes():
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def layers(rngs):
+        return hrrformer.nnx.HRRAttention(N, D, rngs=rngs)
+
+    @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+    def run(layer, x):
+        return x + layer(x, is_causal=True)
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = layers(rngs.split(4))
+
+        def __call__(self, x):
+            return run(self.layers, x)
+
+    model = Model(nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 13, D)), jnp.float32)
+    whole = model(x)
+    decoding = nnx.view(model, decode=True, batch_size=2)
+    assert decoding.layers.cached_memory.shape == (4, 2, N, D // N)
+    for _ in range(2):  # the second time after a new, empty cache
+        pieces = [decoding(x[:, start:stop]) for start, stop in ((0, 1), (1, 9), (9, 13))]
+        assert error(np.concatenate(pieces, axis=1), whole) < 1e-5
+        np.testing.assert_array_equal(decoding.layers.cached_num_tokens[...], np.full((4, 2), 13))
+        decoding.layers.init_cache(x.shape)
+
+
 def test_a_state_of_zeros_is_the_first():
     """Caches are often made by `jax.eval_shape` and zeros."""
     for x in jax.tree.leaves(init_causal_state(2, 3, 8)):

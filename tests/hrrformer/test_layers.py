@@ -461,7 +461,7 @@ def test_refusals(api, untyped):
     with pytest.raises(ValueError, match=r"num_heads must divide qkv_features \(8\); got 3"):
         call(api, {"qkv_features": 8}, x)
     with pytest.raises(ValueError, match=r"mask must be a key-padding mask.*got \(2, 1, 5, 5\)"):
-        call(api, {}, x, mask=jnp.ones((B, 1, T, T), bool))
+        call(api, {}, x, mask=jnp.tile(jnp.tri(T, dtype=bool), (B, 1, 1, 1)))
     with pytest.raises(TypeError, match="mask must be boolean"):
         call(api, {}, x, mask=jnp.ones((B, T)))
     with pytest.raises(ValueError, match=r"key must have the shape of query.*cross-attention"):

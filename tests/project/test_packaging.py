@@ -200,7 +200,7 @@ def test_the_library_loads_nothing_of_the_arena():
     modules = loaded("import hrrformer")
     assert {"hrrformer", "jax", "jaxtyping"} <= modules
     assert not modules & (ARENA | {"flax", "optax", "orbax", "rich", "requests"})
-    modules = loaded("import hrrformer.nnx, hrrformer.linen, hrrformer.pallas")
+    modules = loaded("import hrrformer.nnx, hrrformer.linen, hrrformer.experimental.pallas")
     assert "flax" in modules
     assert not modules & ARENA
 

@@ -1,12 +1,12 @@
 """The passes of `hrrformer.passes` as fused kernels for GPU and TPU, written in Pallas.
 
-Each of the four passes is one kernel that reads its operands once and writes its results once; what lies
-between, such as v̂ or its cotangent, stays in registers or on-chip memory. XLA makes the H × H Hankel
-matrix of the memory, which every program reads. A sum over tokens leaves a program as one H × H matrix
-for each chunk of tokens, and XLA adds and folds these: nothing is added atomically, and results are the
-same on every run.
+Each of the four passes is one kernel that reads its operands once and writes its results once; intermediate
+arrays, such as v̂ or its cotangent, stay in registers or on-chip memory. XLA makes the H × H Hankel matrix of
+the memory, which every program reads. A sum over tokens leaves a program as one H × H matrix per chunk of
+tokens, and XLA adds and folds these matrices: there are no atomic additions, and every run gives the same
+results.
 
-What a pass must move at least is its floor. In units of T·N·H numbers, those of a sequence's query:
+The lower bound of a pass is the data that it must move. In units of T·N·H numbers, the size of the query:
 
     forward    superpose             k, v → β                           2
                scores                q, v, β → a  (v̂ / rms(v̂) as well)  2  (3 with output="unbound")
@@ -17,37 +17,37 @@ What a pass must move at least is its floor. In units of T·N·H numbers, those 
                pull_superposition    k, v, dv', γ → dk, dv              5
                                                                        12  (10)
 
-Scores, masks and Hankel matrices come on top, about 1/H of a unit each, and partial sums, up to a quarter
-of a unit for each of the two sums on GPU and on TPU. The values are read again to be weighted, and
-⟨o_bar, v⟩ stands apart, because the softmax is normalised by a sum over the sequence, which no kernel
-knows before it has seen the last token. The partial cotangent dv' is float32, as in `hrrformer.passes`,
-so that 16-bit gradients are rounded once: written and read, it makes the backward 14 (12) units of 16-bit
-numbers. The exact inverse is made by XLA beforehand, in float32, and pulled back afterwards, which is
-more.
+Scores, masks and Hankel matrices add about 1/H of a unit each. Each of the two sums adds up to a quarter of
+a unit of partial sums, on GPU and on TPU. The weighted values read the values again, and ⟨o_bar, v⟩ is a
+separate step: the softmax divides by a sum over the sequence, which a kernel does not know before the last
+token. The partial cotangent dv' is float32, as in `hrrformer.passes`, so that 16-bit gradients are rounded
+once. Written and read, it makes the backward pass 14 (12) units of 16-bit numbers. XLA computes the exact
+inverse beforehand, in float32, and its derivative afterwards; the bound does not include them.
 
-Which lowering runs:
+The lowering depends on the platform:
 
-- GPU: Triton. Of Pallas's two it alone takes a kernel of plain blocks, on A100 as on H100, in JAX 0.10
-  and 0.12. Mosaic GPU no longer takes `pallas_call` in 0.12, and wants layouts and matrix instructions
-  chosen by hand for each generation. JAX 0.12 warns that Triton is deprecated and will leave Pallas: then
-  these kernels have to move. H goes up to 128, padded inside to a power of two. Without `precision`,
-  products of float32 are three of TF32 on the matrix units (`DotAlgorithmPreset.TF32_TF32_F32_X3`),
-  float32 but for the last bits.
-- TPU: Mosaic, whose blocks end in whole tiles of 128 lanes. The heads of a token lie side by side, and a
-  program takes as many as fill a multiple of 128 lanes (two with H = 64) under one block-diagonal Hankel
-  matrix, or all of them where no such number divides N; together they may have 512 numbers. That is how
-  projections leave heads in memory; inputs that lie there otherwise are copied first. No float16.
+- GPU: Triton. Of Pallas's two lowerings only Triton takes a kernel of plain blocks, on A100 and on H100, in
+  JAX 0.10 and 0.12. Mosaic GPU no longer takes `pallas_call` in 0.12, and requires layouts and matrix
+  instructions chosen by hand for each generation. JAX 0.12 warns that Triton is deprecated and will leave
+  Pallas: then these kernels have to move. H goes up to 128, padded inside to a power of two. Without
+  `precision`, products of float32 are three of TF32 on the matrix units
+  (`DotAlgorithmPreset.TF32_TF32_F32_X3`), float32 except for the last bits.
+- TPU: Mosaic, with blocks of whole tiles of 128 lanes. The heads of a token are adjacent, and a program takes
+  as many as fill a multiple of 128 lanes (two with H = 64) under one block-diagonal Hankel matrix, or all of
+  them if such a number does not divide N. Together they may have 512 numbers. Projections leave heads in
+  memory in this way; other inputs are copied first. float16 is refused.
 - CPU: interpret mode, for tests: slow, with any H.
 
-Norms are roots of sums of squares here, without the scaling that `hrrformer.passes` does first: vectors
-count as 0 below some 1e-19, and above 1e18 their squares overflow.
+Norms are roots of sums of squares here, without the scaling of `hrrformer.passes`: vectors count as 0 below
+about 1e-19, and above 1e18 their squares overflow.
 
-This is an explicit choice and untimed: compiled for A100, H100 and TPU v5e, but run on none, so that
-`implementation=None` never takes it. `experiments/pallas_speed.py` says what it is worth on your device.
-`jax.jit` and `jax.vmap` work. There are first derivatives only: a second raises NotImplementedError. A
-kernel cannot be divided among devices by XLA: under `jax.jit` with sharded inputs XLA gathers them on
-GPU, and JAX raises NotImplementedError on TPU. Use `jax.shard_map` with `axis_name`, in interpret mode
-with `check_vma=False`, since JAX's interpreter fails otherwise.
+This implementation is an explicit choice and untimed: it is compiled for A100, H100 and TPU v5e, but has run
+on none, so `implementation=None` never takes it. `experiments/pallas_speed.py` times it on your device.
+
+`jax.jit` and `jax.vmap` work. Only first derivatives exist: a second raises NotImplementedError. XLA cannot
+divide a kernel among devices: under `jax.jit` with sharded inputs XLA gathers them on GPU, and JAX raises
+NotImplementedError on TPU. Use `jax.shard_map` with `axis_name`; in interpret mode also `check_vma=False`,
+since JAX's interpreter fails otherwise.
 """
 
 import dataclasses
@@ -64,44 +64,43 @@ from jax.sharding import ManualAxisType
 from jaxtyping import Array, Bool, Float
 
 from hrrformer import passes, spectral
+from hrrformer.variant import Variant
 
-# Which platform's blocks the interpreter takes on CPU, "gpu" or "tpu".
+# Platform of the blocks that the interpreter takes on CPU, "gpu" or "tpu".
 INTERPRETED = "gpu"
-# GPU: the largest padded H; tokens that a program computes on at a time, by padded H; into how many programs
-# a kernel is cut, which go through several such blocks each.
+# GPU: the largest padded H; tokens per block, by padded H; number of programs in a kernel, each with several
+# blocks.
 GPU_SIZE = 128
 GPU_BLOCK: dict[int | str, int] = {128: 32, "default": 64}
 GPU_PROGRAMS = 512
-GPU_CHUNK = (
-    8  # tokens that a program goes through at least, in units of padded H: fewer cost more partial sums
-)
-# TPU: the most numbers a token may have in a program, its heads together; numbers of one operand in a block.
+GPU_CHUNK = 8  # least tokens per program, in units of padded H: fewer cost more partial sums
+# TPU: the most numbers per token in a program, over its heads; numbers of one operand in a block.
 TPU_WIDTH = 512
 TPU_BLOCK_SIZE = 2**17
 
-# What a kernel reads and writes. "tokens": (*B, P, L, N, H). "rows": (*B, P, N, L), a number for every token
-# and head. "valid": (*#B, P, L). "matrix": (*B, 1, N, H, H). "sum": (*B, P, N, H, H), a sum over tokens.
+# Operands and results of a kernel. "tokens": (*B, P, L, N, H). "rows": (*B, P, N, L), a number per token and
+# head. "valid": (*#B, P, L). "matrix": (*B, 1, N, H, H). "sum": (*B, P, N, H, H), a sum over tokens.
 Kind: TypeAlias = Literal["tokens", "rows", "valid", "matrix", "sum"]
 Operand: TypeAlias = tuple[Kind, Array | None]
 Result: TypeAlias = tuple[Kind, Any]
 
 
 class FusedPasses(passes.Passes):
-    """`hrrformer.passes.Passes` by one kernel a pass; same arguments.
+    """`hrrformer.passes.Passes` with one kernel per pass; same arguments.
 
     Raises:
-      ValueError: where the platform has no blocks for H; for float64 on GPU or TPU, and float16 on TPU.
+      ValueError: For an H without blocks on the platform, float64 on GPU or TPU, and float16 on TPU.
     """
 
     def __init__(
         self,
-        options: passes.Options,
+        variant: Variant,
         shape: tuple[int, ...],
         dtype: Any,
         valid: Bool[Array, "*#B P L"] | None,
     ) -> None:
-        super().__init__(options._replace(implementation="matmul"), shape, dtype, valid)
-        self._tile = _tile(shape, dtype, options.precision)
+        super().__init__(variant._replace(implementation="matmul"), shape, dtype, valid)
+        self._tile = _tile(shape, dtype, variant.precision)
 
     def superpose(self, key: Array, value: Array) -> Float[Array, "*B 1 N H"]:
         """Returns Σ_t k_t ⊛ v_t over the valid tokens."""
@@ -116,13 +115,13 @@ class FusedPasses(passes.Passes):
     def scores(
         self, query: Array, value: Array, memory: Float[Array, "*B 1 N H"], *, unbound: bool
     ) -> tuple[Float[Array, "*B P N L"], Float[Array, "*B P L N H"] | None]:
-        """Returns a_t = cos(v_t, v̂_t), and v̂_t / rms(v̂_t) where it is wanted."""
+        """Returns a_t = cos(v_t, v̂_t), and v̂_t / rms(v̂_t) if `unbound`."""
         tile = self._tile
 
         def block(q: Array, v: Array, matrix: Array, valid: Array | None) -> tuple[Array, ...]:
             retrieved = tile.product(q, matrix)
             unit = retrieved * tile.reciprocal_norm(retrieved)
-            cosines = unit * (v * tile.reciprocal_norm(v))  # summed over the head where they are written
+            cosines = unit * (v * tile.reciprocal_norm(v))  # `write` sums over the head
             return (cosines, _kept(unit * self._root_size, valid)) if unbound else (cosines,)
 
         cue = self._cue(query.astype(self._dtype)) if self._exact else query
@@ -198,7 +197,7 @@ class FusedPasses(passes.Passes):
     def pull_superposition(
         self, key: Array, value: Array, memory_bar: Float[Array, "*B 1 N H"], value_bar: Array
     ) -> tuple[Array, Array]:
-        """Pulls the memory's cotangent back to key and value, and adds `value_bar` to the latter."""
+        """Pulls the memory's cotangent back to key and value, and adds `value_bar` to that of value."""
         tile = self._tile
 
         def block(k: Array, v: Array, v_bar: Array, matrix: Array, valid: Array | None) -> tuple[Array, ...]:
@@ -226,10 +225,10 @@ class FusedPasses(passes.Passes):
         """Runs `block` on every block of tokens of every head, in one kernel.
 
         Args:
-          name: of the kernel, in profiles.
-          block: operands → results of one block, see `_Tile`.
-          operands: kind and array; where that is None, so is what `block` gets.
-          results: kind and dtype; a sum comes last.
+          name: Name of the kernel in profiles.
+          block: Function operands → results of one block, see `_Tile`.
+          operands: Kind and array of each operand; `block` gets None for an array that is None.
+          results: Kind and dtype of each result; a sum comes last.
         """
         tile = self._tile
         given: list[tuple[Kind, Array]] = [
@@ -281,11 +280,11 @@ class FusedPasses(passes.Passes):
 
 
 def _once_differentiable(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call`, of whose derivative, a second one of the attention, the error tells what else to do."""
+    """Wraps `call`, already a derivative: its own derivative raises an error that names the way out."""
 
     def refuse(primals: Any, tangents: Any) -> Any:
         raise NotImplementedError(
-            "implementation='pallas' has first derivatives only; 'matmul' and 'fft' have them all."
+            "implementation='pallas' has first derivatives only; use 'matmul' or 'fft' for higher ones."
         )
 
     call = jax.custom_jvp(call)
@@ -294,7 +293,7 @@ def _once_differentiable(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Place(NamedTuple):
-    """Which chunk of tokens a program works on, and which of the chunk's blocks."""
+    """Chunk of tokens of a program, and block in the chunk."""
 
     chunk: Any
     step: Any
@@ -302,24 +301,24 @@ class _Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Tile:
-    """How arrays are cut into blocks, and what a kernel does with a block.
+    """Cuts of arrays into blocks, and the operations of a kernel on a block.
 
     The grid is (sequences and segments, chunks of tokens, groups of heads). Heads run fastest, so that
-    programs that run together read memory that lies together. In a kernel, tokens are (block, width) in
-    the dtype of sums, 0 beyond the sequence and the heads' own numbers. Rows are (block, 1), or (block,
-    width) where there are several heads, each one's number repeated over its columns. Matrices are
-    (width, width), block-diagonal where there are several heads.
+    programs that run together read adjacent memory. In a kernel, tokens are (block, width) in the dtype of
+    sums, 0 beyond the sequence and the heads' own numbers. Rows are (block, 1); with several heads they are
+    (block, width), and the number of a head fills its columns. Matrices are (width, width), block-diagonal
+    with several heads.
 
     Attributes:
-      shape: (*B, P, L, N, H).
-      platform: "gpu" or "tpu", whose rules the blocks obey.
-      interpret: whether kernels are interpreted.
-      heads: in a group.
-      width: numbers of a token in a group, padded to what the platform takes.
-      block: tokens that are computed on at a time.
-      steps: such blocks in a chunk.
-      dtype: of sums.
-      precision: of matrix products.
+      shape: Shape (*B, P, L, N, H).
+      platform: Platform that sets the rules for blocks, "gpu" or "tpu".
+      interpret: Interpretation of kernels instead of compilation.
+      heads: Number of heads in a group.
+      width: Numbers per token in a group, padded to a size that the platform takes.
+      block: Number of tokens in a block.
+      steps: Number of blocks in a chunk.
+      dtype: Dtype of sums.
+      precision: Precision of matrix products.
     """
 
     shape: tuple[int, ...]
@@ -350,7 +349,7 @@ class _Tile:
     # Outside of a kernel.
 
     def view_shape(self, kind: Kind) -> tuple[int, ...]:
-        """Returns the shape in which a kernel takes or gives an array of this kind."""
+        """Returns the shape of an array of this kind outside of a kernel."""
         segments, chunks, groups = self.grid
         *_, length, heads, size = self.shape
         token = (heads, size) if self.platform == "gpu" else (heads * size,)
@@ -363,7 +362,7 @@ class _Tile:
         }[kind]
 
     def spec(self, kind: Kind) -> pl.BlockSpec:
-        """Returns which block of that array a program takes."""
+        """Returns the block of that array for each program."""
         one, square, segments = None, (self.width, self.width), np.int32(self.shape[-4])
         if kind == "tokens" and self.platform == "gpu":
             return pl.BlockSpec((one, self.chunk, one, self.width), lambda r, c, g: (r, c, g, 0))
@@ -380,7 +379,7 @@ class _Tile:
         return pl.BlockSpec((one, one, one, *square), lambda r, c, g: (r, g, c, 0, 0))
 
     def view(self, kind: Kind, x: Array) -> Array:
-        """Returns x as a kernel takes it."""
+        """Returns x in the shape of an operand."""
         if kind == "valid":
             x = jnp.broadcast_to(x, self.shape[:-2]).astype(self.dtype)
         if kind == "matrix":
@@ -393,7 +392,7 @@ class _Tile:
         return x.reshape(self.view_shape(kind))
 
     def unview(self, kind: Kind, x: Array) -> Array:
-        """Returns what a kernel gave, in the shape of its kind."""
+        """Returns a result in the shape of its kind."""
         *rest, length, heads, size = self.shape
         if kind == "tokens":
             return x.reshape(self.shape)
@@ -416,7 +415,7 @@ class _Tile:
         return self._over_heads([self._load(ref, self._row(place, g), place) for g in range(self.heads)])
 
     def write(self, kind: Kind, ref: Any, place: _Place, x: Array) -> None:
-        """Writes the block at `place`; of rows, the sums of x over each head's columns."""
+        """Writes the block at `place`; for rows, the sums of x over each head's columns."""
         if kind == "tokens":
             self._store(ref, (self._tokens(place), slice(None)), place, x)
         else:
@@ -424,11 +423,11 @@ class _Tile:
                 self._store(ref, self._row(place, g), place, jnp.sum(self._of_head(x, g), axis=1))
 
     def product(self, x: Float[Array, "t W"], matrix: Float[Array, "W W"]) -> Float[Array, "t W"]:
-        """Returns unbind(x, m) of the matrix made of m."""
+        """Returns unbind(x, m), given the matrix of m."""
         return self._dot(x, matrix, axis=1)
 
     def product_over_tokens(self, x: Float[Array, "t W"], y: Float[Array, "t W"]) -> Float[Array, "W W"]:
-        """Returns xᵀ y, of which superpose(x, y) is folded."""
+        """Returns xᵀ y, which folds to superpose(x, y)."""
         return self._dot(x, y, axis=0)
 
     def total(self, x: Float[Array, "t W"]) -> Float[Array, "t #W"]:
@@ -438,7 +437,7 @@ class _Tile:
         )
 
     def reciprocal_norm(self, x: Float[Array, "t W"]) -> Float[Array, "t #W"]:
-        """Returns 1 / ‖x‖ of each head's columns, and 0 where ‖x‖² is no normal number."""
+        """Returns 1 / ‖x‖ of each head's columns, and 0 where ‖x‖² is below the normal numbers."""
         square = self.total(x * x)
         present = square >= jnp.finfo(self.dtype).tiny
         return jnp.where(present, jax.lax.rsqrt(jnp.where(present, square, 1.0)), 0.0)
@@ -455,7 +454,7 @@ class _Tile:
         return (tokens,) if self.platform == "gpu" else (head, tokens)
 
     def _of_head(self, x: Array, head: int) -> Array:
-        """x with 0 in the columns of other heads."""
+        """Returns x with 0 in the columns of other heads."""
         if self.heads == 1:
             return x
         column = jax.lax.broadcasted_iota(jnp.int32, (self.block, self.width), 1)
@@ -463,13 +462,13 @@ class _Tile:
         return jnp.where((column >= first) & (column < first + size), x, 0.0)
 
     def _over_heads(self, rows: Sequence[Float[Array, "t 1"]]) -> Float[Array, "t #W"]:
-        """One row for every head, repeated over its columns."""
+        """Joins one row per head, repeated over its columns."""
         if self.heads == 1:
             return rows[0]
         return sum(self._of_head(row, g) for g, row in enumerate(rows))  # type: ignore[return-value]
 
     def _inside(self, shape: tuple[int, ...], place: _Place) -> Array | None:
-        """Which entries of a block of this shape, tokens first, lie in the array; None where all do."""
+        """Marks the entries of a block (tokens first) that are in the array; None if all are."""
         *_, length, _, size = self.shape
         inside = None
         if length % self.chunk:
@@ -500,7 +499,7 @@ class _Tile:
 
 
 def _kept(x: Float[Array, "t W"], valid: Float[Array, "t 1"] | None) -> Float[Array, "t W"]:
-    """x with 0 for tokens that are not valid."""
+    """Returns x with 0 for tokens that are not valid."""
     return x if valid is None else jnp.where(valid > 0.5, x, 0.0)
 
 
@@ -512,7 +511,9 @@ def _tile(shape: tuple[int, ...], dtype: Any, precision: jax.lax.PrecisionLike) 
     if interpret:
         platform = INTERPRETED
     elif sums == jnp.float64 or (platform == "tpu" and dtype == jnp.float16):
-        raise ValueError(f"implementation='pallas' takes no {dtype} on {platform.upper()}.")
+        raise ValueError(
+            f"implementation='pallas' does not take {dtype} on {platform.upper()}; use 'matmul'."
+        )
     if platform == "gpu":
         heads, width, block, steps = _gpu_blocks(shape, interpret)
     else:
@@ -525,11 +526,13 @@ def _tile(shape: tuple[int, ...], dtype: Any, precision: jax.lax.PrecisionLike) 
 
 
 def _gpu_blocks(shape: tuple[int, ...], interpret: bool) -> tuple[int, int, int, int]:
-    """Returns heads, width, block and steps of a `_Tile` for Triton, whose arrays are powers of two."""
+    """Returns heads, width, block and steps of a `_Tile` for Triton, with sizes in powers of two."""
     *rest, length, heads, size = shape
-    width = max(pl.next_power_of_2(size), 16)  # the least that a matrix unit takes
+    width = max(pl.next_power_of_2(size), 16)  # the smallest size for a matrix unit
     if width > GPU_SIZE and not interpret:
-        raise ValueError(f"implementation='pallas' takes H up to {GPU_SIZE} on GPU; got H = {size}.")
+        raise ValueError(
+            f"implementation='pallas' takes H up to {GPU_SIZE} on GPU; got H = {size}. Use 'fft'."
+        )
     block = GPU_BLOCK.get(width, GPU_BLOCK["default"])
     blocks = math.ceil(length / block)
     steps = max(math.prod(rest) * heads * blocks // GPU_PROGRAMS, GPU_CHUNK * width // block, 1)
@@ -546,6 +549,7 @@ def _tpu_blocks(shape: tuple[int, ...], interpret: bool) -> tuple[int, int, int,
         raise ValueError(
             f"implementation='pallas' takes up to {TPU_WIDTH} numbers in the least number of heads that fill"
             f" 128 lanes of a TPU; got H = {size} and N = {heads}, {group} heads of {width} numbers."
+            " Use 'matmul' or 'fft'."
         )
     block = max(TPU_BLOCK_SIZE // width // 128 * 128, 128)
     return group, width, min(block, length), 1

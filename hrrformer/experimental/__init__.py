@@ -1,0 +1,1 @@
+"""Implementations that no device has timed yet; their names may change."""
