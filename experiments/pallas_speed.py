@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import tyro
 
 from hrrformer import hrr_attention, passes
-from hrrformer.pallas import FusedPasses
+from hrrformer.experimental.pallas import FusedPasses
 from lra_tasks import Progress
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.cli.tables import print_table
