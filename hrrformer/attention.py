@@ -92,8 +92,9 @@ def hrr_attention(
       mask: Boolean key-padding mask, True for valid tokens: (*B, T) or (*B, 1, 1, T), where an axis of B
         may be 1. It enters β, the softmax and the output. Masked tokens change nothing and get 0; they must
         contain finite numbers of ordinary size. A sequence without a valid token gets 0 everywhere.
-        Gradients are finite in both cases. Outside of `jax.jit` also (*B, 1, T, T), in any dtype, if it
-        masks keys alone, as `flax.linen.make_attention_mask(m, m)` does.
+        Gradients are finite in both cases. A mask (*B, 1, T, T) with known values, of any dtype, is also
+        accepted if it masks keys alone, as `flax.linen.make_attention_mask(m, m)` does. A causal (T, T) mask
+        is an error; under `jax.jit`, where values are not known, B = T makes it look like padding.
       inverse: Inverse that unbinds: "approximate" is the involution of the authors' code; "exact" is the
         inverse of the paper's text, guarded where |F(q)| vanishes, see `hrrformer.inverse`.
       implementation: Method for β and v̂: "matmul" by products with H × H matrices, "fft" by real FFTs,
