@@ -123,9 +123,9 @@ def hrr_attention(
 
     Raises:
       TypeError: For inputs that are not real floating point, or a mask that is not boolean.
-      ValueError: For shapes that differ (including cross-attention with another length), a mask or
-        temperature of any other shape, an unknown inverse, implementation or output, or an axis name or
-        "pallas" with an argument that excludes it. Each message reports the given value.
+      ValueError: For shapes that differ (including cross-attention with another length), or a mask or
+        temperature of any other shape. For an unknown inverse, implementation or output, and for an axis
+        name or "pallas" with an argument that excludes it. Each message reports the given value.
 
     Cost: O(T·H²) time by products, O(T·H log H) by FFT, and O(T·H) memory per head and sequence; products
     add a few H². For the gradient, q, k, v, β and the scores are kept; cotangents overwrite their sources.
@@ -135,7 +135,7 @@ def hrr_attention(
     `is_causal`: implementation="reference" has it.
 
     The scale of query, key and value does not change the weights: norms and cosines are guarded relative to
-    magnitude, β is normalized per head, and only the sums of k ⊛ v and of v̂ must fit into float32.
+    magnitude, and β is normalized per head. Only the sums of k ⊛ v and of v̂ must fit into float32.
 
     Source: Alam et al., "Recasting Self-Attention with Holographic Reduced Representations", ICML 2023,
     equations 1 to 4. Differences from the authors' code: the mask also enters β, the cosine is guarded where
