@@ -1,9 +1,9 @@
 """The algebra of holographic reduced representations: binding, unbinding, inverses, similarity.
 
-Every function works over the last axis of size H (odd or even), takes any leading dimensions, computes in
-float32 (float64 for float64 input), returns the input's dtype and is differentiable everywhere, zero
-vectors included. Source: T. Plate, "Holographic Reduced Representations", IEEE Trans. Neural Networks
-6(3), 1995.
+Every function works over the last axis of size H (odd or even) and takes any leading dimensions. It computes
+in float32 (float64 for float64 input), returns the input's dtype, and is differentiable everywhere,
+including at zero vectors. Source: T. Plate, "Holographic Reduced Representations", IEEE Trans. Neural
+Networks 6(3), 1995.
 """
 
 import jax

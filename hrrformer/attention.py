@@ -92,8 +92,9 @@ def hrr_attention(
       mask: Boolean key-padding mask, True for valid tokens: (*B, T) or (*B, 1, 1, T), where an axis of B
         may be 1. It enters β, the softmax and the output. Masked tokens change nothing and get 0; they must
         contain finite numbers of ordinary size. A sequence without a valid token gets 0 everywhere.
-        Gradients are finite in both cases. Outside of `jax.jit` also (*B, 1, T, T), in any dtype, if it
-        masks keys alone, as `flax.linen.make_attention_mask(m, m)` does.
+        Gradients are finite in both cases. A mask (*B, 1, T, T) with known values, of any dtype, is also
+        accepted if it masks keys alone, as `flax.linen.make_attention_mask(m, m)` does. A causal (T, T) mask
+        is an error; under `jax.jit`, where values are not known, B = T makes it look like padding.
       inverse: Inverse that unbinds: "approximate" is the involution of the authors' code; "exact" is the
         inverse of the paper's text, guarded where |F(q)| vanishes, see `hrrformer.inverse`.
       implementation: Method for β and v̂: "matmul" by products with H × H matrices, "fft" by real FFTs,
@@ -122,9 +123,9 @@ def hrr_attention(
 
     Raises:
       TypeError: For inputs that are not real floating point, or a mask that is not boolean.
-      ValueError: For shapes that differ (including cross-attention with another length), a mask or
-        temperature of any other shape, an unknown inverse, implementation or output, or an axis name or
-        "pallas" with an argument that excludes it. Each message reports the given value.
+      ValueError: For shapes that differ (including cross-attention with another length), or a mask or
+        temperature of any other shape. For an unknown inverse, implementation or output, and for an axis
+        name or "pallas" with an argument that excludes it. Each message reports the given value.
 
     Cost: O(T·H²) time by products, O(T·H log H) by FFT, and O(T·H) memory per head and sequence; products
     add a few H². For the gradient, q, k, v, β and the scores are kept; cotangents overwrite their sources.
@@ -134,7 +135,7 @@ def hrr_attention(
     `is_causal`: implementation="reference" has it.
 
     The scale of query, key and value does not change the weights: norms and cosines are guarded relative to
-    magnitude, β is normalized per head, and only the sums of k ⊛ v and of v̂ must fit into float32.
+    magnitude, and β is normalized per head. Only the sums of k ⊛ v and of v̂ must fit into float32.
 
     Source: Alam et al., "Recasting Self-Attention with Holographic Reduced Representations", ICML 2023,
     equations 1 to 4. Differences from the authors' code: the mask also enters β, the cosine is guarded where

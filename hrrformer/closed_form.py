@@ -86,6 +86,7 @@ def _forward(
 def _backward(
     variant: Variant, kept: tuple[Any, ...], bars: tuple[Array, Array]
 ) -> tuple[Array, Array, Array, None, Array | None]:
+    """Computes the cotangents of query, key, value, valid (None) and temperature."""
     query, key, value, valid, temperature, memory, peak, scores = kept
     out_bar, weights_bar = bars
     run = _passes(variant, query, valid)
@@ -109,9 +110,8 @@ _attend.defvjp(_forward, _backward)
 def _passes(variant: Variant, query: Array, valid: Array | None) -> Passes:
     kind = Passes
     if variant.implementation == "pallas":
-        from hrrformer.experimental.pallas import (
-            FusedPasses as kind,
-        )  # slow to import, rarely needed
+        # Imported here: Pallas is slow to import and rarely needed.
+        from hrrformer.experimental.pallas import FusedPasses as kind
     return kind(variant, query.shape, query.dtype, valid)
 
 

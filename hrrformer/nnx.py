@@ -114,7 +114,7 @@ class HRRAttention(nnx.Module):
         self.dropout_rate = dropout_rate
         self.deterministic = deterministic
         self.temperature = temperature
-        self.variant = Variant(inverse, implementation, rescale, output, precision, axis_name)
+        self.variant: Variant = Variant(inverse, implementation, rescale, output, precision, axis_name)
         self.decode = decode
         self.head_dim = head_dim
         linear = functools.partial(

@@ -7,13 +7,14 @@ convolution and * the involution:
     unbind(x, m)_t  = x_t* ⊛ m                 a vector of size H for every token
 
 Forward, β = superpose(k, v) and v̂ = unbind(q, β). Backward, let û be the cotangent of v̂. Then the
-cotangent of q is unbind(û, β), that of β is γ = superpose(q, û), that of k is unbind(v, γ), and that of v is
-unbind(k, γ). The forward pass needs one map of each kind; the backward pass, which computes v̂ again, needs
-four unbindings and one superposition. Among arrays of the sequence's size, only q, k and v are kept.
+cotangent of q is unbind(û, β), and that of β is γ = superpose(q, û). The cotangent of k is unbind(v, γ), and
+that of v is unbind(k, γ). The forward pass needs one map of each kind. The backward pass computes v̂ again,
+so it needs four unbindings and one superposition. Among arrays of the sequence's size, only q, k and v are
+kept.
 
-Neither map needs a Fourier transform. The H × H matrix M[i, j] = m[(i + j) mod H] gives unbind(x, m) = x M,
-and superpose sums xᵀ y over tokens and folds that H × H matrix along its diagonals i + j mod H: this is
-the implementation "matmul". The implementation "fft" takes real FFTs instead.
+Neither map needs a Fourier transform. The H × H matrix M[i, j] = m[(i + j) mod H] gives unbind(x, m) = x M.
+superpose sums xᵀ y over tokens and folds this H × H matrix along its diagonals i + j mod H. This is the
+implementation "matmul". The implementation "fft" takes real FFTs instead.
 
 Arrays here have shape (*B, P, L, N, H) with T = P · L: P segments, which devices may share, of L tokens. A
 pass runs through all segments at once, in blocks of a few tokens. Scores and weights have shape

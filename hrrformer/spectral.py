@@ -5,8 +5,8 @@ is the array of 2K real numbers
 
     [d_0 Re F_0, …, d_{K-1} Re F_{K-1},  d_0 Im F_0, …, d_{K-1} Im F_{K-1}],      d_k = sqrt(w_k / H),
 
-where w_k = 1 for the coefficients without a conjugate partner (k = 0 and, for even H, k = H/2) and 2 for
-all others, which represent their partner too. With these weights norms and inner products of spectra equal
+where w_k = 1 for the coefficients without a conjugate partner (k = 0 and, for even H, k = H/2). All others
+represent their partner too and have w_k = 2. With these weights norms and inner products of spectra equal
 those of the vectors (Parseval), so cosines need no inverse transform. In shapes, S = 2K.
 """
 
@@ -32,7 +32,7 @@ def resolve_implementation(
     """Returns the implementation for vectors of `size` numbers; an explicit choice is obeyed.
 
     `None` takes the matrix product up to size 64 on CPU, where measurements show it faster than the real
-    FFT, and up to 256 on GPU and TPU, where matrix units move the crossover up (a rule of thumb).
+    FFT. On GPU and TPU matrix units move the crossover up: there it is 256, a rule of thumb.
     """
     if implementation is None:
         largest = 64 if jax.default_backend() == "cpu" else 256

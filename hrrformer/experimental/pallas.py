@@ -32,10 +32,10 @@ The lowering depends on the platform:
   Pallas: then these kernels have to move. H goes up to 128, padded inside to a power of two. Without
   `precision`, products of float32 are three of TF32 on the matrix units
   (`DotAlgorithmPreset.TF32_TF32_F32_X3`), float32 except for the last bits.
-- TPU: Mosaic, with blocks of whole tiles of 128 lanes. The heads of a token are adjacent, and a program takes
-  as many as fill a multiple of 128 lanes (two with H = 64) under one block-diagonal Hankel matrix, or all of
-  them if such a number does not divide N. Together they may have 512 numbers. Projections leave heads in
-  memory in this way; other inputs are copied first. float16 is refused.
+- TPU: Mosaic, with blocks of whole tiles of 128 lanes. The heads of a token are adjacent. A program
+  takes as many as fill a multiple of 128 lanes (two with H = 64), under one block-diagonal Hankel matrix, or
+  all of them if this number does not divide N. Together they may have 512 numbers. Projections leave heads
+  in memory in this way; other inputs are copied first. float16 is refused.
 - CPU: interpret mode, for tests: slow, with any H.
 
 Norms are roots of sums of squares here, without the scaling of `hrrformer.passes`: vectors count as 0 below
