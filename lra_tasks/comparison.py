@@ -76,7 +76,7 @@ def compare(
         if config.seed == configs[0].seed:
             Program(config, record).check()
         check_folder(out_dir / config.name, config)
-    prepare(record, data_dir, variant=settings.variant, progress=progress.show)
+    prepare(record, data_dir, variant=settings.variant, progress=progress)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:

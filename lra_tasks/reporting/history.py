@@ -104,8 +104,8 @@ def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[
     results: list[tuple[str, ...]] = [
         ("state", *(run.state for run in past)),
         ("steps", *(steps(run) for run in past)),
-        ("test accuracy, %", *(_percent(run.test_accuracy) for run in past)),
-        ("best validation, %", *(_percent(run.validation_accuracy) for run in past)),
+        ("test accuracy, %", *(percent(run.test_accuracy) for run in past)),
+        ("best validation, %", *(percent(run.validation_accuracy) for run in past)),
         ("at step", *(_cell(summary.get("best_step", "-")) for summary in summaries)),
         ("parameters", *(_cell(summary.get("num_parameters", "-")) for summary in summaries)),
         ("examples/s", *(_scaled(summary.get("examples_per_second")) for summary in summaries)),
@@ -235,7 +235,8 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Returns a percentage with two decimals, or "-" for None."""
     return "-" if value is None else f"{value:.2f}"
 
 

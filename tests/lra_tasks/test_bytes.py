@@ -275,7 +275,7 @@ def test_a_file_that_changes_meanwhile(collection, tmp_path):
                 path.write_bytes(b"changed")
 
     with pytest.raises(UsageError, match=r"gzip/.*\.gzip was changed while it was being read"):
-        prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection, progress=change)
+        prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection, progress=arena.Hook(change))
     assert not (tmp_path / "data" / "lra_bytes" / "mine").exists()
 
 

@@ -168,6 +168,7 @@ def test_command(smoke_race, resumable, width):
     assert [line.split() for line in both.stdout.splitlines() if line.startswith("mixer")] == [
         ["mixer", "hrr", "none"]
     ]
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", listed.stdout)
     for out in (listed.stdout, both.stdout):
         assert max(map(len, out.splitlines())) <= width
         assert "\x1b" not in out
@@ -224,7 +225,7 @@ def test_other_settings_have_other_folders():
     )
     assert folder_name("listops", "smoke", wider) == "listops-smoke-model.width=32-num_steps=30"
     odd = dataclasses.replace(settings, variant="a/b")
-    assert folder_name("listops", "smoke", odd) == "listops-smoke-dataset=a_b"
+    assert folder_name("listops", "smoke", odd) == "listops-smoke-variant=a_b"
 
 
 def test_long_names_are_cut_and_differ():

@@ -1,4 +1,4 @@
-"""The TFDS builder of Bytes, apart from the task's record because it imports TFDS."""
+"""The TFDS builder of Bytes, in a module of its own because it imports TFDS."""
 
 import functools
 import hashlib

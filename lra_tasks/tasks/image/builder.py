@@ -1,4 +1,4 @@
-"""The TFDS builder of Image, apart from the task's record because it imports TFDS."""
+"""The TFDS builder of Image, in a module of its own because it imports TFDS."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar

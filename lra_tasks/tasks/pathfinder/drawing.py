@@ -7,9 +7,9 @@ task is that of Linsley et al. (2018, arXiv 1805.08315), with the sizes, lengths
 Long Range Arena (Tay et al. 2021, arXiv 2011.04006) gave it. The generator is our own.
 
 Picture number i of (size, contour length, seed) is a pure function of these and the same on every machine:
-random numbers, geometry and drawing are 64-bit integer arithmetic, down to the two tables they look up. Numba
-compiles it, some seconds in every process. The machine code is not cached on disk: many workers start at
-once, perhaps on machines of several kinds, perhaps from a folder that cannot be written.
+random numbers, geometry and drawing are 64-bit integer arithmetic, including the two lookup tables. Numba
+compiles it in some seconds per process. The machine code is not cached on disk, because the package's folder
+may be read-only.
 
 Geometry. Lengths are in pixels times `UNIT`, directions in `TURN` parts of a circle; x grows to the right, y
 downwards, and the pixel in row r and column c is the square from (c, r) to (c + 1, r + 1). From the end of a
@@ -371,7 +371,7 @@ def _paint(picture, spec, integral, x, y, direction, half_length, half_thickness
             picture[pixel] = max(picture[pixel], ink)
 
 
-@numba.njit
+@numba.njit(nogil=True)  # several threads draw at once
 def _draw(keys, start, spec, integral, paddles, discs, tokens, labels):
     """Draws pictures start, start + 1, .. into the rows of `tokens`; the last one's scene stays behind."""
     state = np.empty(1, np.uint64)
@@ -406,7 +406,7 @@ def _pictures(size: int, contour_length: int, seed: int, start: int, stop: int) 
 
 
 def images(size: int, contour_length: int, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Draws pictures start .. stop - 1 of (size, contour length, seed): one process's share of the work.
+    """Draws pictures start .. stop - 1 of (size, contour length, seed).
 
     Args:
       size: Side of the pictures in pixels, 32, 64, 128 or 256.

@@ -1,4 +1,4 @@
-"""The TFDS builder of Retrieval, apart from the task's record because it imports TFDS."""
+"""The TFDS builder of Retrieval, in a module of its own because it imports TFDS."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""The TFDS builder of Text, apart from the task's record because it imports TFDS."""
+"""The TFDS builder of Text, in a module of its own because it imports TFDS."""
 
 import re
 from pathlib import Path
