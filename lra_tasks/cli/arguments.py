@@ -46,9 +46,9 @@ def flags(kind: type[Any], prefix: str = "") -> set[str]:
             flat = any(getattr(mark, "name", None) == "" for mark in marks)
             found |= flags(typing.cast(type[Any], plain), prefix if flat else f"{flag}.")
         else:
-            found |= (
-                {f"--{flag}", f"--{prefix}no-{name}".replace("_", "-")} if plain is bool else {f"--{flag}"}
-            )
+            found.add(f"--{flag}")
+            if plain is bool:
+                found.add(f"--{prefix}no-{name}".replace("_", "-"))
     return found
 
 
@@ -66,8 +66,8 @@ def _metavar(hint: Any) -> str | None:
     inner = [part for part in typing.get_args(hint) if part not in (type(None), ...)]
     if typing.get_origin(hint) is types.UnionType and len(inner) == 1:
         return METAVARS.get(inner[0])
-    if typing.get_origin(hint) is tuple:
-        return f"{METAVARS.get(inner[0], 'VALUE')} ..."
+    if typing.get_origin(hint) is tuple and inner[0] in METAVARS:
+        return f"{METAVARS[inner[0]]} ..."
     return None
 
 

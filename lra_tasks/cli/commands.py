@@ -335,14 +335,11 @@ class Show:
 
 @dataclasses.dataclass
 class Runs:
-    """List past runs, the latest first; or compare the settings of some.
-
-    Repeat the command that began a "resumable" run to resume it.
-    """
+    """List past runs, the latest first; or compare the settings of some."""
 
     folders: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FOLDER ...]")] = ()
     """Folders to search; runs if not given. If two or more are runs themselves, their differences and results
-    are shown side by side."""
+    are shown side by side. Repeat the command that began a "resumable" run to resume it."""
 
     def run(self) -> None:
         from lra_tasks.reporting.history import compared, is_run, runs
@@ -353,7 +350,7 @@ class Runs:
         found = runs(*self.folders)
         if not found:
             names = ", ".join(map(str, self.folders or ("runs",)))
-            raise UsageError(f"There is no run in {names}. `lra train` and `lra compare` make runs.")
+            raise UsageError(f"No run was found in {names}. `lra train` and `lra compare` make runs.")
         print_runs(found)
 
 

@@ -66,6 +66,8 @@ def _print_columns(header: Sequence[str], rows: Sequence[Sequence[str]], numbers
 def print_definitions(pairs: Iterable[tuple[str, str]]) -> None:
     """Prints words and their explanations in two indented columns."""
     grid = Table.grid(padding=(0, GAP))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     for word, explanation in pairs:
         grid.add_row(f"  {word}", explanation)
     print_text(grid)

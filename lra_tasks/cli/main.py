@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -66,7 +68,8 @@ def _parse(arguments: list[str]) -> Any:
     elif name == "--version":
         print(f"lra, of hrrformer {version('hrrformer')}")
     elif name.startswith("--tyro-"):  # completion of a shell
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="lra", args=arguments)
+        kinds = {name: kind for name, kind in COMMANDS.items() if kind is not Bench}
+        tyro.extras.subcommand_cli_from_dict(kinds, prog="lra", args=arguments)
     elif name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
     elif name == "bench":
@@ -111,9 +114,12 @@ def _command(kind: type[Any], prog: str, arguments: Sequence[str], default: Any)
             guess = f" Did you mean {near[0]}?" if near else ""
             raise UsageError(f"{prog} has no flag {flag}.{guess} `{prog} --help` lists all flags.")
     prepare_help(kind)
+    indent = 2 * " "  # tyro joins lines that begin with a letter, and does not wrap a description
+    text, width = " ".join((kind.__doc__ or "").split()), shutil.get_terminal_size().columns
     return tyro.cli(
         kind,
         prog=prog,
+        description=textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent),
         args=arguments,
         default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
@@ -135,7 +141,7 @@ def _task_and_preset(command: type[Any], arguments: list[str]) -> tuple[str | No
         if argument in TASKS and (not flag.startswith("--") or "=" in flag)  # else it is that flag's value
     ]
     if not words and arguments and not arguments[0].startswith("-"):
-        get_task(arguments[0])  # raises: there is no such task
+        get_task(arguments[0])  # raises UsageError
     task = words[0] if words else None
     chosen = "quick"
     for number, argument in enumerate(arguments):

@@ -22,7 +22,7 @@ BLANKS = "\t\u00a0\u2009\u200a\u202f\u3000"
 INDENT = 4  # columns before a text
 ACROSS = 4  # pictures per row of a PNG
 MOST_PICTURES = 400  # of a PNG
-LABELS = {  # of tasks whose data do not name their classes
+LABELS = {  # meanings of the labels, for tasks with unnamed classes
     "retrieval": ("no citation", "citation"),
     "pathfinder": ("not joined", "joined"),
     "pathx": ("not joined", "joined"),
@@ -79,12 +79,14 @@ def show(
     console = console or Console(highlight=False)
     lines = [Text(line, "bold") for line in wrapped(_title(source, chosen), console.width)]
     for example in chosen:
-        lines.append(Text())
-        lines += [Text(line, "bold") for line in wrapped(_caption(source, example), console.width)]
-        if not task.is_image:
+        caption = wrapped(_caption(source, example), console.width)
+        if task.is_image:
+            lines += map(Text, caption)
+        else:
+            lines += [Text(), *(Text(line, "bold") for line in caption)]
             lines += map(Text, _text_lines(task, example, console.width, characters))
     if task.is_image:
-        lines += [Text(), *map(Text, wrapped("--png FILE draws the pictures.", console.width))]
+        lines += map(Text, wrapped("--png FILE draws the pictures.", console.width))
     for line in lines:
         line.plain = line.plain.encode(console.encoding, "backslashreplace").decode(console.encoding)
         console.print(line, soft_wrap=True)

@@ -84,7 +84,7 @@ class Outcome(NamedTuple):
     Attributes:
       folder: Folder of the dataset, or None.
       was_there: Whether it had been prepared before.
-      error: The reason why there is no dataset; names the missing files and where to put them.
+      error: The reason for a missing dataset; names the missing files and where to put them.
     """
 
     folder: Path | None
@@ -137,7 +137,9 @@ def prepare_all(
 
 def _check_manual_dir(manual_dir: str | os.PathLike[str] | None) -> None:
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        raise UsageError(f"There is no folder {manual_dir}; --manual-dir names a folder with your files.")
+        raise UsageError(
+            f"The folder {manual_dir} does not exist; --manual-dir names a folder with your files."
+        )
 
 
 @contextlib.contextmanager
@@ -280,7 +282,7 @@ def _mark_other_counts(builder: Any, place: DatasetDir, counts: dict[str, int]) 
 def _stable_writer(file_format: Any) -> Any:
     """Returns a TFDS record writer that writes the same bytes in every process.
 
-    An example is a protobuf map, whose keys are serialized in an order that differs between processes.
+    An example is a protobuf map. Its keys are serialized in an order that differs between processes.
     """
     from tensorflow_datasets.core.writer import ExampleWriter
     from tensorflow_datasets.proto import tf_example_pb2

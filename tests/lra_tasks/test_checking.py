@@ -136,8 +136,8 @@ def test_prepare_all_says_what_is_missing(copied, manual_dir, tmp_path):
         ["pathx", "there"],
     ]
     retrieval, image = (" ".join(paragraph.split()) for paragraph in paragraphs)
-    assert retrieval.startswith("retrieval: There is no acl-pairs-raw.tar.xz in")
-    assert image.startswith("image: There is no cifar-10-batches-bin or cifar-10-binary*.tar* in")
+    assert retrieval.startswith("retrieval: acl-pairs-raw.tar.xz is missing in")
+    assert image.startswith("image: cifar-10-batches-bin or cifar-10-binary*.tar* is missing in")
     assert all("--manual-dir FOLDER" in paragraph for paragraph in (retrieval, image))
     assert "lra: 2 of 6 tasks are not prepared: retrieval, image." in result.stderr
     assert max(map(len, result.stdout.splitlines())) <= 80 + len(str(root))
@@ -173,7 +173,7 @@ def test_prepare_all_goes_on_after_any_error_but_a_request_to_stop(copied, monke
     ("arguments", "words"),
     [
         (("all", "--variant", "release"), ["'release'", "smoke"]),
-        (("all", "--manual-dir", "nowhere"), ["no folder nowhere"]),
+        (("all", "--manual-dir", "nowhere"), ["folder nowhere does not exist"]),
     ],
 )
 def test_what_prepare_refuses(arguments, words, tmp_path):
@@ -386,7 +386,7 @@ def test_an_overlapping_split(copied, task, other):
     found = problems(root)[DATASETS[task]]
     assert any(f"Example 5 of {other} repeats example" in problem for problem in found), found
     drawn = task in ("listops", "pathx")
-    assert any("not those that are drawn" in problem for problem in found) == drawn
+    assert any("differ from those drawn" in problem for problem in found) == drawn
 
 
 def test_examples_that_are_gone(copied):

@@ -443,10 +443,10 @@ def test_release_that_is_wrong(tmp_path, release, name, old, new, message):
 def test_release_that_is_not_there(tmp_path, release):
     with pytest.raises(UsageError, match="--manual-dir FOLDER"):
         prepare_release(tmp_path, None)
-    with pytest.raises(UsageError, match=r"no folder .*nowhere"):
+    with pytest.raises(UsageError, match=r"folder .*nowhere does not exist"):
         prepare_release(tmp_path, tmp_path / "nowhere")
     (release / "basic_test.tsv").unlink()
-    with pytest.raises(UsageError, match=r"no basic_test.tsv in .*listops-1000"):
+    with pytest.raises(UsageError, match=r"basic_test.tsv is missing in .*listops-1000"):
         prepare_release(tmp_path, release)
 
 

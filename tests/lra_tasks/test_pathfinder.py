@@ -581,11 +581,11 @@ def cut_short(release):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (missing_picture, MissingData, r"no .*1/sample_4\.png, which .*1\.npy lists"),
+        (missing_picture, MissingData, r"1/sample_4\.png is missing; .*1\.npy lists it"),
         (more_pictures, UsageError, r"1 has sample_10\.png, which .*1\.npy does not list"),
-        (twice_listed, MissingData, r"no .*1/sample_5\.png"),
+        (twice_listed, MissingData, r"1/sample_5\.png is missing"),
         (fewer_files, UsageError, r"curv_contour_length_14 has 30 pictures, expected 40"),
-        (no_metadata, MissingData, r"no .*metadata/K\.npy"),
+        (no_metadata, MissingData, r"metadata/K\.npy, K a number, is missing"),
         (other_size, UsageError, r"sample_4\.png is L 64 × 64, expected L 32 × 32"),
         (colour, UsageError, r"sample_4\.png is RGB 32 × 32, expected L 32 × 32"),
         (no_picture, UsageError, r"sample_4\.png cannot be read"),

@@ -81,7 +81,7 @@ class ListOps(ArenaBuilder, skip_registration=True):
         for split, name in RELEASE_FILES.items():
             path = self.manual_dir / name
             if not path.is_file():
-                raise MissingData(f"There is no {name} in {self.manual_dir}. {WHERE}")
+                raise MissingData(f"{name} is missing in {self.manual_dir}. {WHERE}")
             with archives.opened(path) as file:
                 content = file.read()
             header, *lines = content.decode("ascii", errors="replace").splitlines() or [""]

@@ -1,8 +1,8 @@
-"""ListOps: what a nested list of minima, maxima, medians and sums modulo ten comes to.
+"""ListOps: the value of a nested list of minima, maxima, medians and sums modulo ten.
 
 An expression is a digit, or an operator, its arguments and a closing bracket: `[MAX 2 9 [MIN 4 7 ] 0 ]`
 is 9. The task as the Long Range Arena sets it (Tay et al. 2021, arXiv 2011.04006) after Nangia and Bowman
-(2018, arXiv 1804.06028), drawn here by a generator of our own: expression number i of seed s is a pure
+(2018, arXiv 1804.06028), drawn here by our own generator: expression number i of seed s is a pure
 function of (s, i), the same on every machine and every Python. This module needs the standard library only.
 
 Token ids, fixed for good: 0 padding; 1 .. 10 the digits 0 .. 9; 11 `[MIN`; 12 `[MAX`; 13 `[MED`;
@@ -103,7 +103,7 @@ def evaluate(tokens: Sequence[int]) -> int:
       tokens: Token ids (T,) of any integer type, without padding.
 
     Raises:
-      UsageError: The tokens are no expression; the message says at which token, counted from 1.
+      UsageError: If the tokens are not an expression; the message names the token, counted from 1.
 
     >>> evaluate(parse("[MED 1 8 [SM 9 9 9 ] 4 ]"))
     5
@@ -138,16 +138,16 @@ def evaluate(tokens: Sequence[int]) -> int:
 
 
 def parse(text: str) -> bytes:
-    """Returns the token ids of an expression in words, one a byte.
+    """Returns the token ids of an expression in words, as bytes.
 
-    Reads the arena's files and those of Nangia and Bowman, `( ( ( [MAX 3 ) 4 ) ] )`: the round brackets
-    carry no meaning of their own and are left out. Whether the tokens are an expression, `evaluate` says.
+    Reads the arena's files and those of Nangia and Bowman, `( ( ( [MAX 3 ) 4 ) ] )`. The round brackets have
+    no meaning and are left out. `evaluate` verifies that the tokens are an expression.
 
     Args:
-      text: Symbols between white space.
+      text: Symbols separated by white space.
 
     Raises:
-      UsageError: A word is no symbol of ours (the message names it and its place, counted from 1 without
+      UsageError: If a word is not a symbol (the message names it and its position, counted from 1 without
         round brackets), or the round brackets do not balance.
 
     >>> list(parse("( ( ( [MAX 3 ) 4 ) ] )"))

@@ -29,7 +29,7 @@ def release_rows(folder: Path, contour_length: int) -> list[Row]:
     """
     metadata = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (len(path.name), path.name))
     if not metadata:
-        raise MissingData(f"There is no {folder / 'metadata' / 'K.npy'}, K a number.")
+        raise MissingData(f"{folder / 'metadata' / 'K.npy'}, K a number, is missing.")
     rows = []
     for path in metadata:
         pictures = folder / "imgs" / path.stem
@@ -38,7 +38,7 @@ def release_rows(folder: Path, contour_length: int) -> list[Row]:
         found = {file.name for file in pictures.glob("*.png")}
         for name in names:
             if name not in found:
-                raise MissingData(f"There is no {pictures / name}, which {path} lists.")
+                raise MissingData(f"{pictures / name} is missing; {path} lists it.")
             found.remove(name)
         if found:
             raise UsageError(f"{pictures} has {min(found)}, which {path} does not list.")
