@@ -38,8 +38,8 @@ from lra_tasks.bench.plot import plot_attention
 from lra_tasks.bench.train import TrainSettings
 from lra_tasks.bench.train import measure_apart as train_apart
 from lra_tasks.cli.bench import print_apart, print_attention
+from lra_tasks.cli.console import print_table
 from lra_tasks.cli.exit_codes import exit_codes
-from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
 
 RESULTS = Path(__file__).parent / "results"

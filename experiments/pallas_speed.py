@@ -39,8 +39,8 @@ import tyro
 from hrrformer import hrr_attention, passes
 from hrrformer.experimental.pallas import FusedPasses
 from lra_tasks import Progress
+from lra_tasks.cli.console import print_table
 from lra_tasks.cli.exit_codes import exit_codes
-from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
 from lra_tasks.training.metrics import environment
 

@@ -46,8 +46,8 @@ import numpy as np
 import tyro
 from scipy import ndimage
 
+from lra_tasks.cli.console import print_table
 from lra_tasks.cli.exit_codes import exit_codes
-from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
 from lra_tasks.tasks.pathfinder.drawing import Scene, images, scene
 from lra_tasks.tasks.pathfinder.references import find_discs, references

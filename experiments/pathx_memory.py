@@ -17,8 +17,8 @@ import jax
 import tyro
 
 from lra_tasks import Config, Progress, preset
+from lra_tasks.cli.console import print_table
 from lra_tasks.cli.exit_codes import exit_codes
-from lra_tasks.cli.tables import print_table
 from lra_tasks.files import write_json
 from lra_tasks.presets import PRESETS
 from lra_tasks.tasks import get_task

@@ -9,9 +9,8 @@ import tyro
 
 from lra_tasks import Config, Progress, Settings, compare
 from lra_tasks.bench.data import compiled_temp_bytes
+from lra_tasks.cli.console import print_report, print_table
 from lra_tasks.cli.exit_codes import exit_codes
-from lra_tasks.cli.printing import print_report
-from lra_tasks.cli.tables import print_table
 from lra_tasks.errors import unknown_name
 from lra_tasks.files import write_json
 

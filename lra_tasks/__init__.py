@@ -24,7 +24,7 @@ from lra_tasks.tasks import get_task
 if TYPE_CHECKING:
     from lra_tasks.comparison import compare
     from lra_tasks.data.dataset import load
-    from lra_tasks.data.prepare import Outcome, prepare, prepare_all, prepare_part
+    from lra_tasks.data.prepare import Outcome, prepare, prepare_all
     from lra_tasks.data.verify import Finding, check
     from lra_tasks.model.encoder import Classifier
     from lra_tasks.model.mixers import Mixer, MixerSpec
@@ -51,7 +51,6 @@ _HOMES = {
     "load": "data.dataset",
     "prepare": "data.prepare",
     "prepare_all": "data.prepare",
-    "prepare_part": "data.prepare",
     "report": "reporting.report",
     "restore": "training.evaluate",
     "runs": "reporting.history",
@@ -81,7 +80,6 @@ __all__ = [
     "load",
     "prepare",
     "prepare_all",
-    "prepare_part",
     "preset",
     "report",
     "restore",

@@ -24,7 +24,7 @@ def compare(
     task: str,
     mixers: Sequence[str],
     settings: Settings,
-    out_dir: str | os.PathLike[str],
+    run_dir: str | os.PathLike[str],
     *,
     seeds: Sequence[int] = (0,),
     data_dir: str | os.PathLike[str] | None = None,
@@ -34,7 +34,7 @@ def compare(
 ) -> Report:
     """Trains every mixer with every seed, and reports on them.
 
-    Runs are stored in `out_dir/<mixer>-seed<seed>`. Finished runs are taken as they are and interrupted ones
+    Runs are stored in `run_dir/<mixer>-seed<seed>`. Finished runs are taken as they are and interrupted ones
     are resumed, so that the same call after a kill ends in the same table. The dataset is prepared first if
     it is not there.
 
@@ -43,7 +43,7 @@ def compare(
       mixers: Names of mixers with their options, or `package.module:Class`, in the order of the table:
         ["hrr", "hrr:rescale=True", "none"].
       settings: Settings that all runs share; see `lra_tasks.preset`.
-      out_dir: Folder of the comparison; made if need be.
+      run_dir: Folder of the comparison; made if need be.
       seeds: Seeds, each of which is one run per mixer.
       data_dir: Folder of all datasets, as in `lra_tasks.prepare`.
       mesh: As in `lra_tasks.train`.
@@ -51,13 +51,13 @@ def compare(
       progress: Display of the progress; None for silence.
 
     Returns:
-      The report, whose files are written to `out_dir`; see `lra_tasks.report`.
+      The report, whose files are written to `run_dir`; see `lra_tasks.report`.
 
     Raises:
       UsageError, Interrupted: As `lra_tasks.train`.
     """
     progress = progress or Silent()
-    out_dir = Path(out_dir)
+    run_dir = Path(run_dir)
     if processes.count() > 1:
         raise UsageError(
             "A comparison is for one process; several train its runs one by one, for `lra report`."
@@ -79,27 +79,27 @@ def compare(
     for config in configs:
         if config.seed == configs[0].seed:
             Trainer(config, found, mesh).check()
-        check_folder(out_dir / config.name, config)
+        check_folder(run_dir / config.name, config)
 
     # Data, opened once for all runs.
-    prepare(found, data_dir, variant=settings.variant, progress=progress.show)
+    prepare(found, data_dir, variant=settings.variant, progress=progress)
     dataset = open_dataset(found, settings.variant, data_dir)
 
     # Runs, and the baseline scores on the same data.
-    out_dir.mkdir(parents=True, exist_ok=True)
-    write_json(out_dir / ORDER, [config.name for config in configs])
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / ORDER, [config.name for config in configs])
     for config in configs:
         train(
             config,
-            out_dir / config.name,
+            run_dir / config.name,
             dataset=dataset,
             mesh=mesh,
             tensorboard=tensorboard,
             progress=progress,
         )
-    _measure_references(out_dir / REFERENCES, dataset, settings, progress)
+    _measure_references(run_dir / REFERENCES, dataset, settings, progress)
     progress.show(f"{title}: writing the report")
-    return report(out_dir)
+    return report(run_dir)
 
 
 def _measure_references(path: Path, dataset: Dataset, settings: Settings, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Shows what is under way: a live bar in a terminal, a line every few seconds elsewhere."""
+"""Progress reporting: a live bar in a terminal, a line every few seconds elsewhere."""
 
 import math
 import threading
@@ -6,14 +6,25 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.table import Column
+from rich.text import Text
 
 
 def duration(seconds: float) -> str:
-    """Returns a time a person reads at a glance: `4 s`, `2 min 05 s`, `3 h 12 min`."""
+    """Returns a time that is easy to read: `0.3 s`, `4 s`, `2 min 05 s`, `3 h 12 min`."""
+    if round(seconds, 1) < 1:
+        return f"{seconds:.1f} s"
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -22,15 +33,26 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-class Progress:
-    """One line on what is under way, kept alive by a thread, so that a long silent call shows too.
+class _IfKnown(ProgressColumn):
+    """A column that is empty as long as the total is unknown."""
 
-    Used as a context manager; `show` says what is being done, `say` leaves a line for good. In a terminal
-    the line is a bar drawn by rich; elsewhere (a pipe, a log) it is printed anew every `interval` seconds.
+    def __init__(self, column: ProgressColumn, table_column: Column) -> None:
+        super().__init__(table_column)
+        self._column = column
+
+    def render(self, task: Task) -> RenderableType:
+        return Text() if task.total is None else self._column.render(task)
+
+
+class Progress:
+    """A line about the current activity. A thread updates it, so that a long silent call is visible too.
+
+    Used as a context manager: `show` sets the line, `say` prints a permanent one. In a terminal the line is a
+    bar drawn by rich; elsewhere (a pipe, a log) it is printed every `interval` seconds.
 
     Args:
-      interval: seconds between plain lines.
-      console: where to write; None means standard error, so that tables on standard output stay clean.
+      interval: Seconds between plain lines.
+      console: Console to write on; None uses standard error, so that standard output contains only tables.
     """
 
     def __init__(self, *, interval: float = 5.0, console: Console | None = None) -> None:
@@ -53,8 +75,8 @@ class Progress:
                 TextColumn(
                     "{task.description}", table_column=Column(no_wrap=True, ratio=3, overflow="ellipsis")
                 ),
-                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
-                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                _IfKnown(BarColumn(bar_width=None), Column(ratio=1, min_width=4)),
+                _IfKnown(MofNCompleteColumn(), Column(no_wrap=True)),
                 TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=self._console,
                 expand=True,
@@ -79,7 +101,7 @@ class Progress:
             self._bar.stop()
 
     def show(self, message: str, done: int = 0, total: int = 0, note: str = "") -> None:
-        """Says what is under way: `done` of `total` (0: unknown), with a note such as the latest loss."""
+        """Shows an activity: `done` of `total` (0: unknown) steps, and a note such as the latest loss."""
         with self._lock:
             if message != self._message:
                 self._started, self._first = time.monotonic(), done
@@ -93,7 +115,7 @@ class Progress:
             self._print_if_due()
 
     def say(self, message: str) -> None:
-        """Leaves a line for good."""
+        """Prints a permanent line."""
         self._console.print(message, soft_wrap=not self._console.is_terminal, markup=False)
         self._printed = time.monotonic()
 
@@ -111,7 +133,7 @@ class Progress:
         return "  ".join(parts)
 
     def _print_if_due(self) -> None:
-        with self._lock:  # the thread and the caller must not both find it due
+        with self._lock:  # or the thread and the caller might both print it
             if not self._message or time.monotonic() - self._printed < self._interval:
                 return
             self._printed = time.monotonic()
@@ -128,7 +150,7 @@ class Progress:
 
 
 class Silent(Progress):
-    """Shows nothing; what functions use when they are given no progress."""
+    """Shows nothing; the default of functions with an argument `progress`."""
 
     def __init__(self) -> None:
         super().__init__(console=Console(stderr=True, quiet=True))
@@ -140,4 +162,4 @@ class Silent(Progress):
         """Shows nothing."""
 
     def say(self, message: str) -> None:
-        """Says nothing."""
+        """Prints nothing."""

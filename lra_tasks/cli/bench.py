@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lra_tasks.cli.tables import print_paragraphs, print_table
+from lra_tasks.cli.console import print_paragraphs, print_table
 from lra_tasks.errors import UsageError
 from lra_tasks.reporting.style import short
 from lra_tasks.tasks import TASKS

@@ -1,24 +1,23 @@
-"""The `lra` commands, a dataclass each. JAX and Flax are imported when one runs."""
+"""The `lra` commands, one dataclass per command. Each imports JAX and Flax only when it runs."""
 
 import dataclasses
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from lra_tasks.cli.bench import BENCHES, Bench
-from lra_tasks.cli.printing import (
-    counts,
+from lra_tasks.cli.bench import Bench
+from lra_tasks.cli.console import (
     print_compared,
+    print_definitions,
     print_findings,
-    print_health,
     print_outcomes,
+    print_paragraphs,
     print_report,
     print_runs,
+    print_table,
 )
-from lra_tasks.cli.tables import print_paragraphs, print_table
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import Interrupted, UsageError
 from lra_tasks.presets import PRESETS, comparison_name
@@ -36,51 +35,45 @@ class ListTasks:
         from lra_tasks.model.mixers import MIXERS
 
         print_table(
-            ("task", "tokens", "classes", "train / validation / test"),
+            ("task", "tokens", "classes", "description"),
             [
                 (
                     task.name,
                     f"{task.length:,}" + (" × 2" if task.num_inputs == 2 else ""),
                     str(task.num_classes),
-                    counts(task.num_examples.values()),
+                    task.description,
                 )
                 for task in ARENA
             ],
         )
-        print_paragraphs("bytes: your own files, a folder for each class; see `lra prepare --help`")
+        print_paragraphs("bytes: your own files, one folder per class; see `lra prepare --help`")
         print()
-        print_table(("preset", "what it is for"), list(PRESETS.items()))
+        print_table(("preset", "purpose"), list(PRESETS.items()))
         print()
-        print_table(
-            ("mixer", "what it is"),
-            [*((name, entry.about) for name, entry in MIXERS.items()), ("package.module:Class", "your own")],
-        )
+        mixers = [(name, entry.about) for name, entry in MIXERS.items()]
+        print_table(("mixer", "description"), [*mixers, ("package.module:Class", "your own")])
 
 
 @dataclasses.dataclass
 class Prepare:
-    """Make a task's dataset, or all; a whole one is left as it is."""
+    """Make the dataset of a task, or of all tasks."""
 
     task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of the task, `lra list` shows them; or all, for the six of the arena."""
+    """Name of the task, see `lra list`; or all, for the six tasks of the arena."""
     variant: str | None = None
-    """Which dataset of the task; the arena's own if not given. smoke has a few examples. For bytes a name of
+    """Variant of the task's data; the full task if not given. smoke has a few examples. For bytes, a name of
     your choice."""
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """Folder of all datasets. If not given: TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
     manual_dir: Path | None = None
-    """Folder with files you have: archives or folders of the task's data."""
+    """Folder with your files: archives or folders of the task's data."""
     unofficial: bool = False
-    """Take files that are not the official ones, if they are built alike; runs and reports will say so."""
-    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
-    """Draw the I-th of N shares only, for ListOps and Pathfinder on many machines."""
+    """Accept files of the same structure that are not the official ones; runs and reports are marked."""
     overwrite: bool = False
-    """Make it again even if it is there."""
+    """Make the dataset again even if it exists."""
 
     def run(self) -> None:
-        if self.shard is not None:
-            self._draw_share(self.shard)
-        elif self.task == "all":
+        if self.task == "all":
             self._prepare_all()
         else:
             self._prepare()
@@ -97,35 +90,9 @@ class Prepare:
                 manual_dir=self.manual_dir,
                 unofficial=self.unofficial,
                 overwrite=self.overwrite,
-                progress=progress.show,
+                progress=progress,
             )
         print(folder)
-
-    def _draw_share(self, shard: str) -> None:
-        from lra_tasks.data.prepare import prepare_part
-        from lra_tasks.progress import Progress
-
-        share = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
-        if share is None:
-            raise UsageError(f"--shard is '{shard}'; expected I/N, for example 1/4.")
-        if self.task == "all":
-            raise UsageError("--shard is for one task: listops, pathfinder or pathx, which are drawn.")
-        if self.manual_dir is not None or self.unofficial or self.overwrite:
-            raise UsageError(
-                "--shard draws examples: it goes without --manual-dir, --unofficial and --overwrite."
-            )
-        number, of = map(int, share.groups())
-        with Progress() as progress:
-            folder = prepare_part(
-                self.task, (number, of), self.data_dir, variant=self.variant, progress=progress.show
-            )
-        print(folder)
-        if not folder.name.startswith(".parts"):
-            return  # the dataset is whole already
-        print(
-            f"This folder has share {number} of {of}. Copy the other machines' files into the folder of\n"
-            "one of them, and run there the same command without --shard: it joins them."
-        )
 
     def _prepare_all(self) -> None:
         from lra_tasks.data.prepare import prepare_all
@@ -140,7 +107,7 @@ class Prepare:
                 manual_dir=self.manual_dir,
                 unofficial=self.unofficial,
                 overwrite=self.overwrite,
-                progress=progress.show,
+                progress=progress,
             )
         print_outcomes(outcomes)
         missing = [name for name, outcome in outcomes.items() if outcome.error]
@@ -148,18 +115,18 @@ class Prepare:
             sys.stdout.flush()  # before the error, where both go to one place
             raise UsageError(
                 f"{len(missing)} of {len(outcomes)} tasks are not prepared: {', '.join(missing)}. "
-                "What is missing is said above; the same command goes on with these."
+                "The missing files are named above; repeat the command when they are there."
             )
 
 
 @dataclasses.dataclass
 class Check:
-    """Check prepared datasets: files, counts, contents, labels."""
+    """Verify prepared datasets: files, counts, contents, labels."""
 
     tasks: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TASK ...]")] = ()
-    """Names of tasks; every dataset there is, if none is given."""
+    """Names of tasks; all prepared datasets if none is given."""
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """Folder of all datasets. If not given: TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
 
     def run(self) -> None:
         from lra_tasks.data.location import data_root
@@ -167,7 +134,7 @@ class Check:
         from lra_tasks.progress import Progress
 
         with Progress() as progress:
-            findings = check(self.data_dir, self.tasks or None, progress=progress.show)
+            findings = check(self.data_dir, self.tasks or None, progress=progress)
         if not findings:
             raise UsageError(
                 f"Nothing is prepared in {data_root(self.data_dir)}. `lra prepare TASK` makes a dataset."
@@ -176,38 +143,43 @@ class Check:
         wrong = [finding.dataset for finding in findings if finding.problems]
         if wrong:
             sys.stdout.flush()  # before the error, where both go to one place
-            raise UsageError(f"{len(wrong)} of {len(findings)} datasets are wrong: {', '.join(wrong)}.")
+            raise UsageError(f"{len(wrong)} of {len(findings)} datasets are damaged: {', '.join(wrong)}.")
 
 
 @dataclasses.dataclass
 class Train:
-    """Train one mixer on one task, or go on with an interrupted run."""
+    """Train one mixer on one task, or resume an interrupted run."""
 
     settings: Annotated[Settings, Flat]
     task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of the task; `lra list` shows them."""
+    """Name of the task, see `lra list`, or your own as module:TASK."""
     mixer: str = "hrr"
-    """Name of the mixer, or package.module:Class."""
+    """Name of the mixer, or your own as module:Class; options follow, as in hrr:rescale=True."""
     seed: int = 0
-    """Of the parameters, the order of the examples and the dropout."""
+    """Seed of the parameters, the order of the examples and dropout."""
     preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
-    """Where the settings start from; every flag below changes one of them."""
+    """Settings to start from; every other flag changes one of them."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Settings to start from in place of a preset: config.json of a run, as in runs/x/config.json."""
     run_dir: Path | None = None
-    """Folder of this run; runs/TASK-PRESET/MIXER-seedSEED if not given, with what was changed of
-    the preset, as in runs/listops-quick-num_steps=1000/hrr-seed0."""
+    """Folder of the run. If not given, a folder in runs named after task, preset, changed settings, mixer and
+    seed."""
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """Folder of all datasets. If not given: TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    mesh: Annotated[str | None, tyro.conf.arg(metavar="data=N,sequence=M")] = None
+    """Devices that share the examples of a batch, and devices that share the tokens of each example. If not
+    given, all devices share the examples."""
     tensorboard: bool = False
-    """Show what is measured in TensorBoard too: tensorboard --logdir RUN_DIR."""
+    """Write curves for TensorBoard too; show them by tensorboard --logdir RUN_DIR."""
     distributed: bool = False
-    """Train one model by several processes, each started with this same command. On SLURM, Open MPI, Cloud
-    TPU and Kubernetes JAX finds them itself; elsewhere the three flags below tell."""
+    """Train one model on several processes, each started by the same command. On SLURM, Open MPI, Cloud TPU
+    and Kubernetes, JAX finds them itself; elsewhere the three flags below name them."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """Address of process 0, where a port is free."""
+    """Address and free port of process 0."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Which one this is, from 0."""
+    """Number of this process, from 0."""
 
     def run(self) -> None:
         from lra_tasks.progress import Progress
@@ -221,15 +193,14 @@ class Train:
         if self.distributed:
             processes.initialize(self.coordinator, self.num_processes, self.process_id)
         elif (self.coordinator, self.num_processes, self.process_id) != (None, None, None):
-            raise UsageError(
-                "--coordinator, --num-processes and --process-id are for --distributed; give it."
-            )
+            raise UsageError("--coordinator, --num-processes and --process-id require --distributed.")
         try:
             with Progress() as progress:
                 summary = train(
                     config,
                     run_dir,
                     data_dir=self.data_dir,
+                    mesh=self.mesh,
                     tensorboard=self.tensorboard,
                     progress=progress,
                 )
@@ -238,26 +209,26 @@ class Train:
                 raise
             return
         if not processes.is_first():
-            return  # one says it for all
+            return  # one process prints for all
         print(
             f"{run_dir}: test accuracy {summary['test_accuracy']:.2f} %"
-            f" (step {summary['best_step']:,}, the best of validation)"
+            f" (step {summary['best_step']:,}, the best on validation)"
             + ("; unofficial source of data" if "unofficial" in summary["data"] else "")
         )
 
 
 @dataclasses.dataclass
 class Evaluate:
-    """Evaluate the best parameters of a run on a split."""
+    """Evaluate the best parameters of a run."""
 
     run_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     split: Literal["train", "validation", "test"] = "test"
-    """Which examples."""
+    """Split of the data."""
     length: int | None = None
-    """Tokens an input is cut to; the run's own if not given."""
+    """Number of tokens after which inputs are cut; the run's own if not given."""
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """Folder of all datasets. If not given: TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
 
     def run(self) -> None:
         from lra_tasks.progress import Progress
@@ -279,78 +250,84 @@ class Evaluate:
 
 @dataclasses.dataclass
 class Compare:
-    """Train several mixers on the same data and budget; print one table."""
+    """Train several mixers on the same data and budget, and print one table."""
 
     settings: Annotated[Settings, Flat]
     task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of the task; `lra list` shows them."""
+    """Name of the task, see `lra list`, or your own as module:TASK."""
     mixers: tuple[str, ...] = ("hrr", "softmax", "none")
-    """Names of mixers, or package.module:Class."""
+    """Names of mixers, or your own as module:Class; options follow, as in hrr:rescale=True."""
     seeds: tuple[int, ...] = (0,)
-    """One run of every mixer for each."""
+    """Seeds; one run per mixer and seed."""
     preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
-    """Where the settings start from; every flag below changes one of them."""
-    out_dir: Path | None = None
-    """Folder of the comparison; runs/TASK-PRESET if not given, with what was changed of the preset."""
+    """Settings to start from; every other flag changes one of them."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Settings to start from in place of a preset: config.json of a run, as in runs/x/config.json."""
+    run_dir: Path | None = None
+    """Folder of the comparison. If not given, a folder in runs named after task, preset, changed settings."""
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """Folder of all datasets. If not given: TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    mesh: Annotated[str | None, tyro.conf.arg(metavar="data=N,sequence=M")] = None
+    """Devices that share the examples of a batch, and devices that share the tokens of each example. If not
+    given, all devices share the examples."""
     tensorboard: bool = False
-    """Show what is measured in TensorBoard too: tensorboard --logdir OUT_DIR."""
+    """Write curves for TensorBoard too; show them by tensorboard --logdir RUN_DIR."""
 
     def run(self) -> None:
         from lra_tasks.comparison import compare
         from lra_tasks.progress import Progress
 
-        out_dir = self.out_dir or Path("runs", comparison_name(self.task, self.preset, self.settings))
+        run_dir = self.run_dir or Path("runs", comparison_name(self.task, self.preset, self.settings))
         with Progress() as progress:
             result = compare(
                 self.task,
                 self.mixers,
                 self.settings,
-                out_dir,
+                run_dir,
                 seeds=self.seeds,
                 data_dir=self.data_dir,
+                mesh=self.mesh,
                 tensorboard=self.tensorboard,
                 progress=progress,
             )
-        print_report(result, out_dir)
+        print_report(result, run_dir)
 
 
 @dataclasses.dataclass
 class MakeReport:
-    """Print, and write anew, the table and picture of finished runs."""
+    """Print the table of finished runs, and write it and the picture again."""
 
-    out_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """Folder of a comparison, or any folder whose subfolders are runs."""
+    folder: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Folder of a comparison, or any folder that contains runs."""
 
     def run(self) -> None:
         from lra_tasks.reporting.report import report
 
-        print_report(report(self.out_dir), self.out_dir)
+        print_report(report(self.folder), self.folder)
 
 
 @dataclasses.dataclass
 class Show:
-    """Show examples of a dataset, in the terminal or as a PNG."""
+    """Print examples of a dataset, or draw its pictures to a PNG."""
 
     task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of the task; `lra list` shows them."""
+    """Name of the task, see `lra list`."""
     variant: str | None = None
-    """As of `lra prepare`; the whole task if not given."""
+    """Variant of the task's data, as in `lra prepare`; the full task if not given."""
     split: Literal["train", "validation", "test"] = "train"
-    """Which examples."""
+    """Split of the data."""
     start: int = 0
     """Number of the first example."""
     examples: int = 8
-    """How many."""
+    """Number of examples."""
     characters: int = 400
-    """Of each text."""
+    """Characters shown of each text."""
     all: bool = False
-    """Show texts to their end."""
+    """Show complete texts."""
     png: Path | None = None
-    """Write a PNG instead of printing."""
+    """PNG file for the pictures of a task like image or pathfinder."""
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """Folder of all datasets. If not given: TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
 
     def run(self) -> None:
         from lra_tasks.cli.show import show
@@ -371,14 +348,11 @@ class Show:
 
 @dataclasses.dataclass
 class Runs:
-    """List past runs, the latest first; or set some side by side.
-
-    "resumable" is a run with which the command that began it goes on.
-    """
+    """List past runs, the latest first; or compare the settings of some."""
 
     folders: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FOLDER ...]")] = ()
-    """Where to look; runs if not given. Two or more that are runs themselves are set side by side: in what
-    they differ, and what they reached."""
+    """Folders to search; runs if not given. If two or more are runs themselves, their differences and results
+    are shown side by side. Repeat the command that began a "resumable" run to resume it."""
 
     def run(self) -> None:
         from lra_tasks.reporting.history import compared, is_run, runs
@@ -389,54 +363,21 @@ class Runs:
         found = runs(*self.folders)
         if not found:
             names = ", ".join(map(str, self.folders or ("runs",)))
-            raise UsageError(f"There is no run in {names}. `lra train` and `lra compare` make runs.")
+            raise UsageError(f"No run was found in {names}. `lra train` and `lra compare` make runs.")
         print_runs(found)
 
 
 @dataclasses.dataclass
-class Doctor:
-    """Look at packages, devices, data and disk; say what to do.
-
-    Ends with exit status 0 if one can train, with 1 if not. Changes nothing.
-    """
+class Env:
+    """Show versions, devices and prepared data, for a bug report."""
 
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
-    runs_dir: Path = Path("runs")
-    """Folder of all runs."""
+    """Folder of all datasets. If not given: TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
 
     def run(self) -> None:
-        from lra_tasks.cli.doctor import doctor
-        from lra_tasks.progress import Progress
+        from lra_tasks.cli.env import environment
 
-        with Progress() as progress:
-            progress.show("importing every package, in processes of their own")
-            lines = doctor(self.data_dir, self.runs_dir)
-        print_health(lines)
-        if any(line.fatal for line in lines):
-            sys.exit(1)
-
-
-@dataclasses.dataclass
-class Completion:
-    """Print what a shell needs to complete commands, flags and names.
-
-    One line in the shell's start file reads it.
-
-    In ~/.bashrc: eval "$(lra completion bash)"
-
-    In ~/.zshrc: eval "$(lra completion zsh)"
-
-    In ~/.config/fish/config.fish: lra completion fish | source
-    """
-
-    shell: Annotated[Positional[Literal["bash", "zsh", "fish"]], tyro.conf.arg(metavar="SHELL")]
-    """bash, zsh or fish."""
-
-    def run(self) -> None:
-        from lra_tasks.cli.completion import script
-
-        print(script(self.shell, COMMANDS, BENCHES), end="")
+        print_definitions((f"{name}:", text) for name, text in environment(self.data_dir).items())
 
 
 COMMANDS: dict[str, type[Any]] = {
@@ -450,6 +391,5 @@ COMMANDS: dict[str, type[Any]] = {
     "runs": Runs,
     "show": Show,
     "bench": Bench,
-    "doctor": Doctor,
-    "completion": Completion,
+    "env": Env,
 }

@@ -14,21 +14,20 @@ from lra_tasks.errors import Interrupted, UsageError
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turns what a command line may raise into a message on standard error and an exit code.
+    """Turns errors and signals into a message on standard error and an exit code.
 
-    2 for what the user can mend; 0 for a run that was asked to end and has saved itself; 130 and 143 for a
-    Ctrl-C and a SIGTERM at any other time, when there is nothing to save; 1 where the reader of the output
-    has left, `| head` for example.
+    2 for an error that the user can mend; 0 for a run that was interrupted and has saved itself; 130 and 143
+    for Ctrl-C and SIGTERM at any other time; 1 if the reader of the output has left, as `| head` does.
     """
 
     received = [signal.SIGINT]
 
     def end(number: int, frame: FrameType | None) -> None:
         received[:] = [signal.Signals(number)]
-        raise KeyboardInterrupt  # unlike a plain kill, this lets every `finally` tidy up
+        raise KeyboardInterrupt  # unlike a plain kill, this runs every `finally`
 
     def again(lost: Any) -> None:
-        """Sends the signal once more if what it raised was dropped, as in JAX's callback of the collector."""
+        """Sends the signal again if its exception was dropped, as JAX's garbage collector callback does."""
         if issubclass(lost.exc_type, KeyboardInterrupt):
             timer = threading.Timer(0.1, os.kill, (os.getpid(), received[0]))
             timer.daemon = True
@@ -44,20 +43,31 @@ def exit_codes() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()  # here, where a reader that has left can still be answered for
+            sys.stdout.flush()  # here, where a BrokenPipeError is still caught
     except UsageError as error:
-        print(f"lra: {error}", file=sys.stderr)
+        print(f"lra: {_with_flag(error)}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as error:
         print(f"lra: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("lra: stopped; the same command begins again, or goes on where it can.", file=sys.stderr)
+        print("lra: stopped; repeat the command to resume or restart.", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(128 + received[0])  # a Python that ends while XLA's threads compile crashes
+        os._exit(128 + received[0])  # Python crashes if it exits while XLA's threads compile
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python prints an error at exit
         sys.exit(1)
     finally:
         sys.unraisablehook = otherwise
         for timer in timers:
             timer.cancel()
+
+
+def _with_flag(error: UsageError) -> str:
+    """The message of an error, with the flag for the setting at fault in place of its name in Python."""
+    message = str(error)
+    if error.argument is None:
+        return message
+    flag = f"--{error.argument.replace('_', '-')}"
+    return (
+        flag + message[len(error.argument) :] if message.startswith(error.argument) else f"{flag}: {message}"
+    )

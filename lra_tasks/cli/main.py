@@ -1,41 +1,50 @@
-"""The `lra` command: finds out what was asked for, runs it, and ends with an exit code."""
+"""The `lra` command: parses the arguments, runs the command, and exits with a code."""
 
 import dataclasses
+import difflib
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 try:
     import tyro
 except ModuleNotFoundError:
-    print("lra: the arena is not installed; pip install 'hrrformer[lra]' brings it.", file=sys.stderr)
+    print("lra: the arena is not installed. Run: pip install 'hrrformer[lra]'", file=sys.stderr)
     sys.exit(2)
 
+from lra_tasks.cli.arguments import flags, prepare_help
 from lra_tasks.cli.bench import BENCHES, Bench
 from lra_tasks.cli.commands import COMMANDS
+from lra_tasks.cli.console import print_definitions, print_paragraphs, print_text
 from lra_tasks.cli.exit_codes import exit_codes
+from lra_tasks.config import read_config
 from lra_tasks.errors import UsageError, unknown_name
-from lra_tasks.presets import PRESETS, preset
+from lra_tasks.presets import preset
 from lra_tasks.tasks import TASKS, get_task
 
-GREETING = """\
-lra, the Long Range Arena: HRR attention against others.
-
-  lra list             tasks, mixers, presets; at once
-  lra compare listops  makes the data, trains three mixers,
-                       prints a table; some minutes
-  lra doctor           what keeps this machine from
-                       training; some seconds
-
-lra --help           all commands
-lra COMMAND --help   one of them, with its settings"""
+START = {
+    "lra list": "show tasks, mixers and presets",
+    "lra compare listops": "prepare the data, train three mixers, print a table (a few minutes)",
+    "lra env": "show versions and devices for a bug report",
+}
+OTHER_NAMES = {  # flags that a command does not have → the one it may have
+    "--config": "--variant",
+    "--dataset": "--variant",
+    "--out-dir": "--run-dir",
+    "--output-dir": "--run-dir",
+    "--steps": "--num-steps",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; for exit codes see `exit_codes`."""
+    """Runs the command line; see `exit_codes` for the exit codes."""
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a mixer of the user's own may lie in the current directory
+        sys.path.insert(0, "")  # the current directory may contain the user's mixer
     if os.environ.get("NO_COLOR") or not (sys.stdout.isatty() and sys.stderr.isatty()):
         # tyro itself looks at standard output alone, and only newer versions have this setting.
         getattr(tyro, "_experimental_options", {})["ansi_codes"] = False
@@ -46,83 +55,116 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """Returns the subcommand, one of `COMMANDS`, or None where help was all that was asked for."""
-    if not arguments:
-        print(GREETING)
-        return None
-    if arguments[0] in ("-h", "--help"):
-        _print_help()
-        return None
-    name, *rest = arguments
-    if name not in COMMANDS:
+    """Returns the subcommand, one of `COMMANDS`, or None if the answer is already printed."""
+    name, *rest = arguments or ["start"]
+    if name == "help":
+        name, rest = (rest[0], ["--help"]) if rest else ("--help", [])
+    if name == "start":
+        print_text("lra, the Long Range Arena: compares HRR attention with other mixers.\n")
+        print_definitions(START.items())
+        print_paragraphs("All commands: lra --help")
+    elif name in ("-h", "--help"):
+        print("usage: lra COMMAND ...\n")
+        print_definitions(_summaries(COMMANDS))
+        print_paragraphs("All settings of a command: lra COMMAND --help")
+    elif name == "--version":
+        print(f"lra, of hrrformer {version('hrrformer')}")
+    elif name.startswith("--tyro-"):  # completion of a shell
+        kinds = {name: kind for name, kind in COMMANDS.items() if kind is not Bench}
+        tyro.extras.subcommand_cli_from_dict(kinds, prog="lra", args=arguments)
+    elif name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
-    if name == "bench":
+    elif name == "bench":
         return _parse_bench(rest)
-    default: Any = None
-    if name in ("train", "compare"):
-        task, chosen = _task_and_preset(COMMANDS[name], rest)
-        settings = preset(task or "listops", chosen)
-        default = COMMANDS[name](settings=settings, task=task or tyro.MISSING, preset=chosen)
+    else:
+        default = _defaults(COMMANDS[name], rest) if name in ("train", "compare") else None
+        return _command(COMMANDS[name], f"lra {name}", rest, default)
+    return None
+
+
+def _parse_bench(arguments: list[str]) -> Any:
+    """Returns one of `BENCHES`, or None if help was requested."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print_text(f"usage: lra bench BENCHMARK ...\n\n{' '.join((Bench.__doc__ or '').split())}\n")
+        print_definitions(_summaries(BENCHES))
+        print_paragraphs("All settings of a benchmark: lra bench BENCHMARK --help")
+        return None
+    if not arguments:
+        raise UsageError(f"lra bench requires the name of a benchmark: {', '.join(BENCHES)}.")
+    name, *rest = arguments
+    if name not in BENCHES:
+        raise unknown_name("benchmark", name, BENCHES)
+    return _command(BENCHES[name], f"lra bench {name}", rest, None)
+
+
+def _summaries(commands: Mapping[str, type[Any]]) -> list[tuple[str, str]]:
+    return [(name, (kind.__doc__ or "").partition("\n\n")[0]) for name, kind in commands.items()]
+
+
+def _command(kind: type[Any], prog: str, arguments: Sequence[str], default: Any) -> Any:
+    """Parses the arguments of one command into its dataclass."""
+    known = flags(kind) | {"--help"}
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            other = OTHER_NAMES.get(flag)
+            near = [other] if other in known else difflib.get_close_matches(flag, sorted(known), n=1)
+            guess = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{prog} has no flag {flag}.{guess} `{prog} --help` lists all flags.")
+    prepare_help(kind)
+    indent = 2 * " "  # tyro joins lines that begin with a letter, and does not wrap a description
+    text, width = " ".join((kind.__doc__ or "").split()), shutil.get_terminal_size().columns
     return tyro.cli(
-        COMMANDS[name],
-        prog=f"lra {name}",
-        args=rest,
+        kind,
+        prog=prog,
+        description=textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent),
+        args=arguments,
         default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
 
 
-def _parse_bench(arguments: list[str]) -> Any:
-    """Returns one of `BENCHES`, or None where help was all that was asked for."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(f"usage: lra bench WHAT ...\n\n{Bench.__doc__}\n")
-        for name, bench in BENCHES.items():
-            print(f"  {name:<10}{(bench.__doc__ or '').splitlines()[0]}")
-        print("\nMore on one: lra bench WHAT --help")
-        return None
-    if not arguments:
-        raise UsageError(f"lra bench needs to know what to measure: {', '.join(BENCHES)}.")
-    name, *rest = arguments
-    if name not in BENCHES:
-        raise unknown_name("benchmark", name, BENCHES)
-    return tyro.cli(
-        BENCHES[name],
-        prog=f"lra bench {name}",
-        args=rest,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
-    )
+def _defaults(kind: type[Any], arguments: Sequence[str]) -> Any:
+    """Returns the command with the settings of the preset, or of the file, that the arguments name."""
+    preset_name, file = (_value(flag, arguments) for flag in ("--preset", "--from"))
+    task = _task(kind, arguments)
+    if file is None:
+        name = preset_name or "quick"
+        settings = preset(task or "listops", name)
+        return kind(settings=settings, task=task or tyro.MISSING, preset=name)
+    if preset_name is not None:
+        raise UsageError("--from and --preset both choose the settings to start from; give one of them.")
+    config = read_config(Path(file))
+    run = {"mixer": config.mixer_name, "seed": config.seed} if kind is COMMANDS["train"] else {}
+    return kind(settings=config.settings, task=task or config.task, **run)
 
 
-def _task_and_preset(command: type[Any], arguments: list[str]) -> tuple[str | None, str]:
-    """Finds the two values that decide the defaults of all others, before the rest is parsed."""
+def _value(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of a flag, before the arguments are parsed."""
+    for number, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == flag and (equals or number + 1 < len(arguments)):
+            return value if equals else arguments[number + 1]
+    return None
+
+
+def _task(kind: type[Any], arguments: Sequence[str]) -> str | None:
+    """The name of the task, before the arguments are parsed: the first argument, or a known name."""
+    if arguments and not arguments[0].startswith("-"):
+        return get_task(arguments[0]).key  # raises UsageError
     switches = {
         f"--{no}{field.name}"
-        for field in dataclasses.fields(command)
+        for field in dataclasses.fields(kind)
         if field.type is bool
         for no in ("", "no-")
     }
     before = ["", *("" if argument in switches else argument for argument in arguments)]
-    words = [
-        argument
-        for flag, argument in zip(before, arguments, strict=False)
-        if argument in TASKS and (not flag.startswith("--") or "=" in flag)  # else it is that flag's value
-    ]
-    if not words and arguments and not arguments[0].startswith("-"):
-        get_task(arguments[0])  # raises: there is no such task
-    task = words[0] if words else None
-    chosen = "quick"
-    for number, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag == "--preset" and (equals or number + 1 < len(arguments)):
-            chosen = value if equals else arguments[number + 1]
-    if chosen not in PRESETS:
-        raise unknown_name("preset", chosen, PRESETS)
-    return task, chosen
-
-
-def _print_help() -> None:
-    print("usage: lra COMMAND ...\n\nThe Long Range Arena: holographic attention against other mixers.\n")
-    for name, command in COMMANDS.items():
-        print(f"  {name:<12}{(command.__doc__ or '').splitlines()[0]}")
-    print("\nStart with:  lra compare listops --mixers hrr softmax none")
-    print("More on one: lra COMMAND --help")
+    return next(
+        (
+            argument
+            for flag, argument in zip(before, arguments, strict=False)
+            if argument in TASKS
+            and (not flag.startswith("--") or "=" in flag)  # else it is that flag's value
+        ),
+        None,
+    )

@@ -1,4 +1,4 @@
-"""Where a dataset lies, what its manifest says, and whether its files are what that says."""
+"""The folder of a dataset, its manifest, and whether its files match the manifest."""
 
 import functools
 import hashlib
@@ -18,14 +18,14 @@ MANIFEST = "manifest.json"
 
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder of all datasets; for None it is that of TFDS: `TFDS_DATA_DIR`, or a folder at home."""
+    """Returns the folder of all datasets; for None TFDS's own, `TFDS_DATA_DIR` or ~/tensorflow_datasets."""
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(root).expanduser().absolute()
 
 
 @dataclass(frozen=True)
 class DatasetDir:
-    """Where a task's dataset lies, and the command that puts it there."""
+    """The folder of a task's dataset, and the command that makes it."""
 
     task: Task
     variant: str
@@ -62,10 +62,6 @@ class DatasetDir:
         return self.root / self.builder_class.name / f".incomplete-{self.variant}"
 
     @property
-    def parts(self) -> Path:
-        return self.root / self.builder_class.name / f".parts-{self.variant}-{self.builder_class.VERSION}"
-
-    @property
     def lock(self) -> Path:
         return self.root / self.builder_class.name / f".{self.variant}.lock"
 
@@ -79,10 +75,10 @@ class DatasetDir:
 
 
 def checked_manifest(place: DatasetDir, *, verify: bool) -> dict[str, Any]:
-    """Returns the manifest of a dataset whose files are what it says (their content, only with `verify`)."""
+    """Returns the manifest of a dataset whose files match it (their SHA-256 only with `verify`)."""
     manifest = read_manifest(place)
-    for what in damage(place.folder, manifest, verify=verify):
-        raise UsageError(f"{what} {_rebuild(place)}")
+    for problem in damage(place.folder, manifest, verify=verify):
+        raise UsageError(f"{problem} {_rebuild(place)}")
     return manifest
 
 
@@ -91,12 +87,12 @@ def _rebuild(place: DatasetDir) -> str:
 
 
 def read_manifest(place: DatasetDir) -> dict[str, Any]:
-    """Returns the manifest of a dataset, if there is one that can be read."""
+    """Returns the manifest of a dataset, or raises UsageError if it is missing or unreadable."""
     rebuild = _rebuild(place)
     if not place.folder.exists():
         raise UsageError(
-            f"{place.task.name} is not prepared in {place.folder}. Run {place.command()}, or name the"
-            " folder it is in with --data-dir or TFDS_DATA_DIR."
+            f"{place.task.name} is not prepared in {place.folder}. Run {place.command()}, or name its"
+            " folder with --data-dir or TFDS_DATA_DIR."
         )
     try:
         manifest = json.loads((place.folder / MANIFEST).read_text())
@@ -113,13 +109,13 @@ def read_manifest(place: DatasetDir) -> dict[str, Any]:
 
 
 def identity(manifest: Mapping[str, Any]) -> str:
-    """Returns a digest of all examples and labels of a dataset, in their order: equal for equal data."""
+    """Returns a digest of all examples and labels of a dataset in order: equal for equal data."""
     digests = [manifest["contents"]["splits"][split]["sha256"] for split in SPLITS]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def damage(folder: Path, manifest: dict[str, Any], *, verify: bool) -> Iterator[str]:
-    """Yields what is wrong with the files that a manifest names (their content, only with `verify`)."""
+    """Yields the problems of the files that a manifest lists (their SHA-256 only with `verify`)."""
     for name, recorded in manifest["files"].items():
         path = folder / name
         if not path.is_file():

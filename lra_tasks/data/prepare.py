@@ -1,8 +1,8 @@
 """Makes a task's dataset: whole or not at all.
 
-A dataset is written beside its place, read back, described by a manifest with its contents and the size and
-SHA-256 of every file, and renamed. Nothing here touches TensorFlow, nor the network unless the builder
-downloads.
+A dataset is written to a folder beside its place, read back, described by a manifest with its contents and
+the size and SHA-256 of every file, and renamed. Nothing here uses TensorFlow, nor the network unless the
+builder downloads.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +21,8 @@ from lra_tasks.data.location import MANIFEST, DatasetDir, checked_manifest
 from lra_tasks.errors import UsageError
 from lra_tasks.files import describe, locked
 from lra_tasks.presets import preset
+from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import ARENA, SPLITS, Task, get_task
-
-# What is being done, examples finished, examples in all (0: unknown).
-Progress = Callable[[str, int, int], None]
 
 
 def prepare(
@@ -35,109 +33,58 @@ def prepare(
     manual_dir: str | os.PathLike[str] | None = None,
     unofficial: bool = False,
     overwrite: bool = False,
-    num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Makes a task's dataset, unless a whole one is there already, and returns its folder.
+    """Makes a task's dataset, unless it is already complete, and returns its folder.
 
     The folder is `data_dir/<builder>/<variant>/<version>`. It appears by one rename, after every file is read
-    back, hashed and on the disk; what an interrupted preparation left is removed by the next one, but for the
-    parts of a drawn dataset (ListOps, Pathfinder), from which it goes on. With `overwrite` the old dataset
-    stays until the new one is whole.
+    back, hashed and on the disk. An interrupted preparation leaves nothing usable: the next one removes the
+    remains and starts again. With `overwrite` the old dataset stays until the new one is complete.
 
     Args:
       task: The task or its name.
-      data_dir: Folder of all datasets; None takes the environment's TFDS_DATA_DIR, else
+      data_dir: Folder of all datasets; None uses the environment's TFDS_DATA_DIR, else
         ~/tensorflow_datasets.
-      variant: Variant of the task's builder, "smoke" for example; None takes the whole task's.
-      manual_dir: Folder with the files the user has, for a variant that reads such.
-      unofficial: Allows files that are not the official ones, if their structure is right; the dataset, runs
-        and reports say so.
-      overwrite: Makes the dataset again even if there is one.
-      num_workers: Processes; None takes one for each processor. The files' bytes do not depend on it.
-      progress: Is called with a message, the examples finished and the examples in all (0: unknown).
+      variant: Variant of the task's data, "smoke" for example; None makes the full task.
+      manual_dir: Folder with the user's files, for a variant that reads such files.
+      unofficial: Whether to accept files that are not the official ones, if their structure is right; the
+        dataset, its runs and their reports are marked.
+      overwrite: Whether to make the dataset again even if it exists.
+      progress: Where progress is shown; None shows nothing.
 
     Raises:
-      MissingData: Files that the dataset is made from are not there, and cannot be downloaded.
-      UsageError: The variant is unknown; a damaged dataset is in the way; another process is preparing the
+      MissingData: If the files that the dataset is made from are missing and cannot be downloaded.
+      UsageError: If the variant is unknown; the existing dataset is damaged; another process is preparing the
         same one; the folder cannot be written or the disk is full; the builder refuses its input; without
-        `unofficial`, files that should be the arena's have other numbers of examples.
+        `unofficial`, if files in place of the arena's have other numbers of examples.
     """
-    place, tell = _place(task, variant, data_dir, manual_dir), progress or _silent
-    task = place.task
-    if not overwrite and _is_prepared(place, tell):
+    task, progress = get_task(task) if isinstance(task, str) else task, progress or Silent()
+    _check_manual_dir(manual_dir)
+    place = DatasetDir(task, task.variant if variant is None else variant, data_dir)
+    if not overwrite and _is_prepared(place, progress):
         return place.folder
     with _writable(place):
         place.lock.parent.mkdir(parents=True, exist_ok=True)
         message = f"{task.name} is being prepared in {place.folder} by process PID; wait for it, or end it."
         with locked(place.lock, message):
-            if overwrite or not _is_prepared(place, tell):
+            if overwrite or not _is_prepared(place, progress):
                 try:
                     _discard(place.staging)
                     _check_room(place)
-                    builder = make_builder(
-                        place,
-                        tell,
-                        manual_dir=manual_dir,
-                        unofficial=unofficial,
-                        num_workers=num_workers,
-                    )
-                    _generate(builder, place, tell)
+                    builder = make_builder(place, progress, manual_dir=manual_dir, unofficial=unofficial)
+                    _generate(builder, place, progress)
                 finally:
                     shutil.rmtree(place.staging, ignore_errors=True)
     return place.folder
 
 
-def prepare_part(
-    task: Task | str,
-    shard: tuple[int, int],
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    variant: str | None = None,
-    num_workers: int | None = None,
-    progress: Progress | None = None,
-) -> Path:
-    """Makes one machine's share of a drawn dataset, and returns the folder its parts lie in.
-
-    When the shares of all machines lie in that folder of one of them, `prepare` there joins them to the bytes
-    that one machine would have made; what is missing it draws itself. Where the dataset is whole already,
-    nothing is drawn, and its own folder is returned.
-
-    Args:
-      task: The task or its name.
-      shard: (i, n): the i-th of n shares, counted from 1.
-      data_dir, variant, num_workers, progress: As in `prepare`.
-
-    Raises:
-      UsageError: The share does not exist; the dataset is read and not drawn; a damaged one is in the way;
-        the folder cannot be written.
-    """
-    place, tell = _place(task, variant, data_dir, None), progress or _silent
-    number, of = shard
-    if not 1 <= number <= of:
-        raise UsageError(f"--shard is {number}/{of}; expected I/N with I from 1 to N.")
-    with _writable(place):
-        builder = make_builder(place, tell, num_workers=num_workers)
-        drawn = builder.drawn()
-        if drawn is None:
-            raise UsageError(
-                f"{place.task.name} with the variant {place.variant} is read from files, not drawn: it has"
-                " no shares for many machines."
-            )
-        if _is_prepared(place, tell):
-            return place.folder
-        wanted = [part for split in SPLITS for part in drawn[split]]
-        builder.make_parts(wanted[len(wanted) * (number - 1) // of : len(wanted) * number // of])
-    return place.parts
-
-
 class Outcome(NamedTuple):
-    """What became of a task in `prepare_all`.
+    """The result of `prepare_all` for one task.
 
     Attributes:
-      folder: Of its dataset; None where there is none.
+      folder: Folder of the dataset, or None.
       was_there: Whether it had been prepared before.
-      error: Why there is none; says what is missing and where to put it.
+      error: The reason for a missing dataset; names the missing files and where to put them.
     """
 
     folder: Path | None
@@ -152,21 +99,20 @@ def prepare_all(
     manual_dir: str | os.PathLike[str] | None = None,
     unofficial: bool = False,
     overwrite: bool = False,
-    num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Outcome]:
-    """Prepares the six tasks of the arena one after the other; what cannot be had does not stop the others.
+    """Prepares the six tasks of the arena one after the other; a task that fails does not stop the others.
 
     Args:
-      smoke: Prepares a few examples of each, those of the preset "smoke".
-      manual_dir: Folder with the files the user has, of whichever tasks.
-      data_dir, unofficial, overwrite, num_workers, progress: As in `prepare`.
+      smoke: Whether to prepare only a few examples of each, those of the preset "smoke".
+      manual_dir: Folder with the user's files, for any of the tasks.
+      data_dir, unofficial, overwrite, progress: Same as in `prepare`.
 
     Returns:
-      Name of the task → what became of it.
+      Name of the task → its outcome.
 
     Raises:
-      UsageError: `manual_dir` is no folder.
+      UsageError: If `manual_dir` is not a folder.
     """
     _check_manual_dir(manual_dir)
     outcomes = {}
@@ -181,7 +127,6 @@ def prepare_all(
                 manual_dir=manual_dir,
                 unofficial=unofficial,
                 overwrite=overwrite,
-                num_workers=num_workers,
                 progress=progress,
             )
             outcomes[task.name] = Outcome(folder, was_there)
@@ -193,28 +138,13 @@ def prepare_all(
 def _check_manual_dir(manual_dir: str | os.PathLike[str] | None) -> None:
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
         raise UsageError(
-            f"There is no folder {manual_dir} to read from; --manual-dir names one with files you have."
+            f"The folder {manual_dir} does not exist; --manual-dir names a folder with your files."
         )
-
-
-def _silent(message: str, done: int, total: int) -> None:
-    pass
-
-
-def _place(
-    task: Task | str,
-    variant: str | None,
-    data_dir: str | os.PathLike[str] | None,
-    manual_dir: str | os.PathLike[str] | None,
-) -> DatasetDir:
-    task = get_task(task) if isinstance(task, str) else task
-    _check_manual_dir(manual_dir)
-    return DatasetDir(task, task.variant if variant is None else variant, data_dir)
 
 
 @contextlib.contextmanager
 def _writable(place: DatasetDir) -> Iterator[None]:
-    """Turns what the system says against writing the dataset into a `UsageError`."""
+    """Turns a refusal of the system to write the dataset into a `UsageError`."""
     try:
         yield
     except OSError as error:
@@ -226,12 +156,12 @@ def _writable(place: DatasetDir) -> Iterator[None]:
         ) from error
 
 
-def _is_prepared(place: DatasetDir, tell: Progress) -> bool:
-    """Whether the dataset is there; a damaged one raises UsageError."""
+def _is_prepared(place: DatasetDir, progress: Progress) -> bool:
+    """Whether the dataset exists; a damaged one raises UsageError."""
     if not place.folder.exists():
         return False
     total = sum(checked_manifest(place, verify=True)["num_examples"].values())
-    tell(f"{place.task.name} is prepared in {place.folder}", total, total)
+    progress.show(f"{place.task.name} is prepared in {place.folder}", total, total)
     return True
 
 
@@ -246,21 +176,18 @@ def _megabytes(size: int) -> str:
 
 def _check_room(place: DatasetDir) -> None:
     free = shutil.disk_usage(place.root).free
-    finished = sum(path.stat().st_size for path in place.parts.glob("*.npz"))
-    if place.variant == place.task.variant and free + finished < place.task.disk_bytes:
-        beside = f" beside {_megabytes(finished)} of finished parts" if finished else ""
-        raise OSError(f"only {_megabytes(free)} are free there{beside}")
+    if place.variant == place.task.variant and free < place.task.disk_bytes:
+        raise OSError(f"only {_megabytes(free)} are free there")
 
 
 def make_builder(
     place: DatasetDir,
-    tell: Progress,
+    progress: Progress | None = None,
     *,
     manual_dir: str | os.PathLike[str] | None = None,
     unofficial: bool = False,
-    num_workers: int | None = None,
 ) -> Any:
-    """Returns the builder of a dataset, told all it may use; nothing is written yet."""
+    """Returns the configured builder of a dataset; nothing is written yet."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -272,14 +199,12 @@ def make_builder(
     builder.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
     builder.unofficial = unofficial
     builder.downloads = place.root / "downloads"
-    builder.parts = place.parts
-    builder.num_workers = num_workers
-    builder.report = tell
+    builder.report = (progress or Silent()).show
     return builder
 
 
-def _generate(builder: Any, place: DatasetDir, tell: Progress) -> None:
-    """Writes the dataset into the staging folder, checks and describes it, and moves it into its place."""
+def _generate(builder: Any, place: DatasetDir, progress: Progress) -> None:
+    """Writes the dataset into the staging folder, verifies and describes it, and moves it to its place."""
     task = place.task
     builder._log_download_bytes = builder._log_download_done = lambda: None  # they print the staging folder
     builder._example_writer = lambda: _stable_writer(builder.info.file_format)
@@ -288,9 +213,11 @@ def _generate(builder: Any, place: DatasetDir, tell: Progress) -> None:
     except RuntimeError as error:
         if "write() failed" not in str(error):
             raise
-        raise OSError(str(error)) from error  # what array_record makes of a full disk
+        raise OSError(str(error)) from error  # array_record's error for a full disk
+    # Read it back.
     written = place.staging / place.relative
     counts = count_records(builder)
+    total = sum(counts.values())
     expected = builder.builder_config.num_examples or counts
     if counts != expected or counts != _counts(builder):
         raise UsageError(
@@ -299,9 +226,10 @@ def _generate(builder: Any, place: DatasetDir, tell: Progress) -> None:
         )
     _mark_other_counts(builder, place, counts)
     sources = {split: Source(task, split, {}, builder.as_data_source(split)) for split in SPLITS}
-    found = contents(sources, lambda done: tell(f"reading {task.name} back", done, sum(counts.values())))
+    found = contents(sources, lambda done: progress.show(f"reading {task.name} back", done, total))
     for violation in violations(found, may_repeat=builder.may_repeat, balanced=builder.balanced):
         raise UsageError(f"{task.name} cannot be prepared: {violation}.")
+    # Describe it.
     manifest = {
         "dataset": str(place.relative),
         "num_examples": counts,
@@ -315,6 +243,7 @@ def _generate(builder: Any, place: DatasetDir, tell: Progress) -> None:
     }
     with open(written / MANIFEST, "w") as file:
         json.dump(manifest, file, indent=2)
+    # Move it.
     for path in (*written.iterdir(), written):
         _flush_to_disk(path)
     place.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -322,14 +251,13 @@ def _generate(builder: Any, place: DatasetDir, tell: Progress) -> None:
         place.folder.rename(place.staging / "replaced")
     written.rename(place.folder)
     _flush_to_disk(place.folder.parent)
-    _discard(place.parts)
-    tell(f"{task.name} is prepared in {place.folder}", sum(counts.values()), sum(counts.values()))
+    progress.show(f"{task.name} is prepared in {place.folder}", total, total)
 
 
 def _mark_other_counts(builder: Any, place: DatasetDir, counts: dict[str, int]) -> None:
-    """Refuses files in the place of the arena's that have other numbers of examples; with leave, marks them.
+    """Refuses files in place of the arena's with other numbers of examples, or marks them if allowed.
 
-    A variant with `num_examples` was checked before.
+    The counts of a variant with `num_examples` are already verified.
     """
     task = place.task
     if builder.builder_config.num_examples or not task.is_arena(place.variant) or not task.num_examples:
@@ -352,9 +280,9 @@ def _mark_other_counts(builder: Any, place: DatasetDir, counts: dict[str, int]) 
 
 
 def _stable_writer(file_format: Any) -> Any:
-    """A TFDS record writer that writes the same bytes in every process.
+    """Returns a TFDS record writer that writes the same bytes in every process.
 
-    An example is a protobuf map, whose keys are serialized in an order drawn anew for each process.
+    An example is a protobuf map. Its keys are serialized in an order that differs between processes.
     """
     from tensorflow_datasets.core.writer import ExampleWriter
     from tensorflow_datasets.proto import tf_example_pb2
@@ -373,12 +301,12 @@ def _stable_writer(file_format: Any) -> Any:
 
 
 def _counts(builder: Any) -> dict[str, int]:
-    """What TFDS says it has written."""
+    """Number of examples per split, as TFDS recorded them."""
     return {split: builder.info.splits[split].num_examples for split in SPLITS}
 
 
 def count_records(builder: Any) -> dict[str, int]:
-    """What the files themselves hold."""
+    """Number of records per split, counted in the files."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     return {

@@ -1,10 +1,11 @@
-"""Checks prepared datasets anew: their files, and what stands in them.
+"""Verifies prepared datasets: their files and their contents.
 
-The manifest is not the last word. What the code knows of a dataset is held against it too: the number of
-examples, which splits may repeat one another, whether the labels are balanced, what a label has to be where
-it follows from the input, and, of a drawn dataset, a part of every split, drawn again.
+The manifest alone is not trusted. The code knows the number of examples, the splits that may repeat each
+other, whether labels are balanced, and every label that follows from its input. Of a drawn dataset the first
+examples of every split are drawn again.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,31 +13,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lra_tasks.data.contents import contents, violations
 from lra_tasks.data.dataset import load
 from lra_tasks.data.location import MANIFEST, DatasetDir, damage, data_root, read_manifest
-from lra_tasks.data.prepare import Progress, count_records, make_builder
+from lra_tasks.data.prepare import count_records, make_builder
 from lra_tasks.errors import UsageError
-from lra_tasks.sources import parts
-from lra_tasks.sources.parts import Part
+from lra_tasks.progress import Progress, Silent
+from lra_tasks.sources.builder import Example
 from lra_tasks.tasks import SPLITS, TASKS, Task, get_task
 
-NAMED = 3  # of the examples that are wrong in one way, so many are named
+NAMED = 3  # wrong examples of one split that are named
+REDRAWN = 1_000  # examples of each split that are drawn again
 
 
 @dataclass
 class Finding:
-    """What `check` found of one dataset.
+    """The result of `check` for one dataset.
 
     Attributes:
       dataset: Builder, variant and version, as in the folder's path.
-      problems: Sentences on what is wrong; none if all is well.
-      num_examples: split → count, as read; empty if it was not read.
-      labels: split → label → count.
-      size: Bytes of the files.
-      mend: What to do about the problems.
+      problems: One sentence per problem; empty if the dataset is correct.
+      num_examples: Split → count, as read; empty if it was not read.
+      labels: Split → label → count.
+      size: Size of the files in bytes.
+      mend: The command that mends the problems.
     """
 
     dataset: str
@@ -60,27 +60,27 @@ def check(
     *,
     progress: Progress | None = None,
 ) -> list[Finding]:
-    """Checks every prepared dataset in a folder; one that is wrong does not stop the others.
+    """Verifies every prepared dataset in a folder; a damaged one does not stop the others.
 
-    Of each: the size and SHA-256 of every file; what its examples are, against the manifest; the number of
-    examples; repeated examples, where the task does not allow them; the balance of the labels, where it is
-    known; every label that follows from its input; of a drawn dataset, one part of every split, drawn again.
+    Verified are: the size and SHA-256 of every file; its examples against the manifest; their number;
+    repeated examples, where the task forbids them; the balance of the labels, where it is known; every label
+    that follows from its input; and the first examples of every split of a drawn dataset, drawn again.
 
     Args:
-      data_dir: As in `lra_tasks.prepare`.
-      tasks: Names of tasks; None takes every task. Of one that is named, there has to be a dataset.
-      progress: Is called with a message, the examples finished and the examples in all (0: unknown).
+      data_dir: Same as in `lra_tasks.prepare`.
+      tasks: Names of tasks; None selects every task. A task that is named must have a dataset.
+      progress: Where progress is shown; None shows nothing.
 
     Returns:
-      A finding for each dataset, in the order of the tasks; and one for each folder that lies where a dataset
-      would, and is none of this version of `lra_tasks`. Nothing is written.
+      One finding per dataset, in the order of the tasks; and one per folder in the place of a dataset that
+      does not belong to this version of `lra_tasks`. Nothing is written.
 
     Raises:
-      UsageError: There is no such task.
+      UsageError: If a task is unknown.
 
-    Cost: some 100 µs an example, and reading all files twice.
+    Cost: some 100 µs per example, and reading all files twice.
     """
-    tell = progress or (lambda message, done, total: None)
+    progress = progress or Silent()
     wanted = list(TASKS.values()) if tasks is None else [get_task(name) for name in tasks]
     root = data_root(data_dir)
     folders = list(dataset_folders(root))
@@ -88,7 +88,7 @@ def check(
     for task in wanted:
         own = [place for place in (_place(folder, data_dir) for folder in folders) if place is not None]
         own = [place for place in own if place.task is task]
-        findings += [_check(place, tell) for place in own]
+        findings += [_check(place, progress) for place in own]
         if tasks is not None and not own:
             place = DatasetDir(task, task.variant, data_dir)
             finding = Finding(task.name, [f"{task.name} is not prepared in {root}."])
@@ -101,7 +101,7 @@ def check(
                 findings.append(
                     Finding(
                         str(folder.relative_to(root)),
-                        [f"{folder} is no dataset of this version of lra_tasks, whose are {known}."],
+                        [f"{folder} is not a dataset of this version of lra_tasks, which has {known}."],
                         mend="Move it away, or prepare the task again.",
                     )
                 )
@@ -109,7 +109,7 @@ def check(
 
 
 def dataset_folders(root: Path) -> Iterator[Path]:
-    """Folders where a dataset of ours would lie: lra_NAME/CONFIG/VERSION; none that begins with a dot."""
+    """Yields the folders lra_NAME/VARIANT/VERSION, except hidden ones."""
     for folder in sorted(root.glob("lra_*/*/*")):
         if folder.is_dir() and not any(part.startswith(".") for part in folder.relative_to(root).parts):
             yield folder
@@ -117,11 +117,11 @@ def dataset_folders(root: Path) -> Iterator[Path]:
 
 def _relative(task: Task) -> Path:
     builder = task.builder_class()
-    return Path(builder.name, "CONFIG", str(builder.VERSION))
+    return Path(builder.name, "VARIANT", str(builder.VERSION))
 
 
 def _place(folder: Path, data_dir: str | os.PathLike[str] | None) -> DatasetDir | None:
-    """The place of a dataset by its folder; None if no task has one there."""
+    """Returns the dataset of a folder; None if it does not belong to a task."""
     name, variant, version = folder.parts[-3:]
     tasks = [task for task in TASKS.values() if task.builder_class().name == name]
     if not tasks or str(tasks[0].builder_class().VERSION) != version:
@@ -130,15 +130,15 @@ def _place(folder: Path, data_dir: str | os.PathLike[str] | None) -> DatasetDir 
         place = DatasetDir(tasks[0], variant, data_dir)
     except UsageError:
         return None
-    # Pathfinder and Path-X have one builder; a variant belongs to the task whose pictures have its size.
+    # Pathfinder and Path-X share a builder; a variant belongs to the task with pictures of its size.
     pixels = getattr(place.builder_class.config_named(variant), "size", 0) ** 2
     owner = next((task for task in tasks if task.is_arena(variant) or task.length == pixels), tasks[0])
     return DatasetDir(owner, variant, data_dir)
 
 
 def _command(place: DatasetDir, metadata: dict[str, Any], *options: str) -> str:
-    """The command that makes a dataset of such metadata, with the options that one from files needs."""
-    builder = make_builder(place, lambda message, done, total: None)
+    """Returns the command that makes a dataset of such metadata, with the options for reading files."""
+    builder = make_builder(place)
     official = getattr(builder, "official", None)
     downloaded = official is not None and metadata.get("origin", official.url) == official.url
     if builder.drawn() is None and not downloaded:
@@ -148,10 +148,10 @@ def _command(place: DatasetDir, metadata: dict[str, Any], *options: str) -> str:
     return place.command(*options)
 
 
-def _check(place: DatasetDir, tell: Progress) -> Finding:
+def _check(place: DatasetDir, progress: Progress) -> Finding:
     finding = Finding(str(place.relative), mend=f"{_command(place, {}, '--overwrite')} makes it again.")
     name = f"checking {place.relative}"
-    tell(name, 0, 0)
+    progress.show(name)
     try:
         manifest = read_manifest(place)
         finding.mend = f"{_command(place, manifest['metadata'], '--overwrite')} makes it again."
@@ -160,12 +160,12 @@ def _check(place: DatasetDir, tell: Progress) -> Finding:
         strays = {path.name for path in place.folder.iterdir()} - {MANIFEST, *manifest["files"]}
         finding.problems += [f"{stray} is not in the manifest." for stray in sorted(strays)]
         if not finding.problems:
-            for problem in _check_contents(place, manifest, finding, lambda *n: tell(name, *n)):
-                finding.problems.append(problem)  # at once: those before one that raises are kept
+            for problem in _check_contents(place, manifest, finding, lambda *n: progress.show(name, *n)):
+                finding.problems.append(problem)  # one by one: an error keeps those before it
     except UsageError as error:
-        shorter = f"{place.command('--overwrite')} makes it again."  # ends what `lra_tasks.data` says
+        shorter = f"{place.command('--overwrite')} makes it again."  # the end of `lra_tasks.data`'s errors
         finding.problems.append(str(error).removesuffix(shorter).rstrip())
-    except Exception as error:  # noqa: BLE001 (whatever a damaged dataset brings about, the next one is checked)
+    except Exception as error:  # noqa: BLE001 (a damaged dataset may raise anything; the next one is still checked)
         finding.problems.append(f"It cannot be read: {error!r}.")
     return finding
 
@@ -173,10 +173,10 @@ def _check(place: DatasetDir, tell: Progress) -> Finding:
 def _check_contents(
     place: DatasetDir, manifest: dict[str, Any], finding: Finding, tell: Callable[[int, int], None]
 ) -> Iterator[str]:
-    """Yields what is wrong with the examples of a dataset whose files are what the manifest says."""
+    """Yields the problems of the examples of a dataset whose files match the manifest."""
     import tensorflow_datasets as tfds
 
-    builder = make_builder(place, lambda message, done, total: None)
+    builder = make_builder(place)
     drawn = builder.drawn()
     finding.num_examples = count_records(tfds.builder_from_directory(place.folder))
     expected = builder.builder_config.num_examples or manifest["num_examples"]
@@ -188,7 +188,8 @@ def _check_contents(
     splits = {}
     for split in SPLITS:
         source = load(place.task, split, place.data_dir, variant=place.variant, verify=False)
-        splits[split] = _Watched(place.task, split, source, num_classes, drawn[split][0] if drawn else None)
+        again = itertools.islice(drawn[split][1], REDRAWN) if drawn else iter(())
+        splits[split] = _Watched(place.task, split, source, num_classes, again)
     total = sum(finding.num_examples.values())
     found = json.loads(json.dumps(contents(splits, lambda done: tell(done, total))))
     finding.labels = {split: found["splits"][split]["labels"] for split in SPLITS}
@@ -212,27 +213,28 @@ def _first(problems: Sequence[str]) -> Iterator[str]:
 
 
 class _Watched:
-    """The examples of a split, each looked at as it passes."""
+    """The examples of a split, each verified as it passes."""
 
-    def __init__(self, task: Task, split: str, source: Any, num_classes: int, part: Part | None) -> None:
-        self.task, self.split, self.source, self.part = task, split, source, part
+    def __init__(
+        self, task: Task, split: str, source: Any, num_classes: int, again: Iterator[Example]
+    ) -> None:
+        self.task, self.split, self.source, self.again = task, split, source, again
         self.num_classes = num_classes
         self.problems: list[str] = []
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        again = iter(()) if self.part is None else parts.draw(self.part)
         for example in self.source:
-            what = self._problem(example, next(again, None))
-            if what:
-                self.problems.append(f"Example {example['index']} of {self.split}: {what}")
+            problem = self._problem(example, next(self.again, None))
+            if problem:
+                self.problems.append(f"Example {example['index']} of {self.split}: {problem}")
             yield example
 
-    def _problem(self, example: dict[str, Any], drawn: tuple[np.ndarray, int] | None) -> str | None:
+    def _problem(self, example: dict[str, Any], drawn: Example | None) -> str | None:
         tokens, label = example["tokens"], example["label"]
         if not 0 <= label < self.num_classes:
             return f"The label is {label}, expected 0 to {self.num_classes - 1}."
-        if drawn is not None and not np.array_equal(drawn[0], tokens):
-            return "The tokens are not those that are drawn for it."
+        if drawn is not None and tokens.tobytes() != bytes(drawn[0]):
+            return "The tokens differ from those drawn for it."
         if drawn is not None and drawn[1] != label:
             return f"The label is {label}; it is drawn with {drawn[1]}."
         sequences = tokens if isinstance(tokens, tuple) else (tokens,)

@@ -1,4 +1,4 @@
-"""Past runs: what lies in their folders, and in what two of them differ."""
+"""Past runs: their states and results, and the differences between some of them."""
 
 import dataclasses
 import fcntl
@@ -21,21 +21,20 @@ State = Literal["finished", "running", "resumable", "unreadable"]
 
 @dataclasses.dataclass(frozen=True)
 class PastRun:
-    """One run as its folder shows it.
+    """One run, as read from its folder.
 
     Attributes:
-      folder: of the run.
-      state: "finished"; "running" where a process of this machine trains it; "resumable" where the same
-        command goes on with it, be it that it was ended or that it failed; "unreadable" where its files do
-        not tell.
-      changed: when a file of it was last written.
-      config: its configuration; None where it is unreadable.
-      preset: the preset with just these settings, or None.
-      step: steps done; of a resumable run, those that it keeps.
-      test_accuracy: percent; None where it is not finished.
-      validation_accuracy: the best so far, percent; None before the first validation.
-      seconds: in training steps and validations; None before the first validation.
-      problem: why it is unreadable.
+      folder: Folder of the run.
+      state: "finished"; "running" if a process of this machine trains it; "resumable" if the command that
+        began it resumes it; "unreadable" if its files are damaged.
+      changed: Time of the last change of its files.
+      config: Configuration; None if unreadable.
+      preset: Name of the preset with exactly these settings, or None.
+      step: Steps done; for a resumable run, steps saved.
+      test_accuracy: Test accuracy in percent; None if not finished.
+      validation_accuracy: Best validation accuracy so far in percent; None before the first validation.
+      seconds: Time in training steps and validations; None before the first validation.
+      problem: The reason why it is unreadable.
     """
 
     folder: Path
@@ -51,15 +50,15 @@ class PastRun:
 
 
 def runs(*folders: str | os.PathLike[str]) -> list[PastRun]:
-    """Finds the runs in folders and in all folders below them, the latest first.
+    """Returns the runs in folders and in all folders below them, the latest first.
 
-    Links below are not followed, and folders that may not be looked into are left out.
+    Links below are not followed, and unreadable folders are left out.
 
     Args:
-      folders: where to look, a run's own folder among them; `runs` if none is given.
+      folders: Folders to search, or folders of runs; `runs` if none is given.
 
     Raises:
-      UsageError: if there is no such folder.
+      UsageError: If a folder does not exist.
 
     >>> import tempfile
     >>> runs(tempfile.mkdtemp())
@@ -68,34 +67,34 @@ def runs(*folders: str | os.PathLike[str]) -> list[PastRun]:
     found: dict[Path, PastRun] = {}
     for folder in map(Path, folders or ("runs",)):
         if not folder.is_dir():
-            raise UsageError(f"There is no folder {folder}. `lra train` and `lra compare` make runs.")
+            raise UsageError(f"The folder {folder} does not exist. `lra train` and `lra compare` make runs.")
         for path in _run_folders(folder):
             found.setdefault(path.resolve(), _read(path))
     return sorted(found.values(), key=lambda run: run.changed, reverse=True)
 
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is that of a run, and not one that holds runs."""
+    """Whether a folder is the folder of a run, and not one that contains runs."""
     return os.path.isfile(Path(folder, "config.json"))
 
 
 def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[str, ...]]]:
-    """Sets runs side by side.
+    """Compares runs.
 
     Args:
-      folders: of two runs or more.
+      folders: Folders of two or more runs.
 
     Returns:
-      Under "settings", "versions and machine" and "data" what differs, under "results" what each reached:
-      lines of a name and a cell for each run, "-" where a run does not have it.
+      The differences under "settings", "versions and machine" and "data", and the outcomes under "results":
+      lines of a name and one cell per run, "-" if a run lacks the value.
 
     Raises:
-      UsageError: if a folder holds no run, or one that cannot be read.
+      UsageError: If a folder is not the folder of a run, or the run cannot be read.
     """
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if not is_run(path):
-            raise UsageError(f"There is no run in {path}: it holds no config.json.")
+            raise UsageError(f"{path} is not the folder of a run: config.json is missing.")
     past = [_read(path) for path in paths]
     for run in past:
         if run.config is None:
@@ -104,8 +103,8 @@ def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[
     results: list[tuple[str, ...]] = [
         ("state", *(run.state for run in past)),
         ("steps", *(steps(run) for run in past)),
-        ("test accuracy, %", *(_percent(run.test_accuracy) for run in past)),
-        ("best validation, %", *(_percent(run.validation_accuracy) for run in past)),
+        ("test accuracy, %", *(percent(run.test_accuracy) for run in past)),
+        ("best validation, %", *(percent(run.validation_accuracy) for run in past)),
         ("at step", *(_cell(summary.get("best_step", "-")) for summary in summaries)),
         ("parameters", *(_cell(summary.get("num_parameters", "-")) for summary in summaries)),
         ("examples/s", *(_scaled(summary.get("examples_per_second")) for summary in summaries)),
@@ -128,7 +127,7 @@ def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[
 
 
 def steps(run: PastRun) -> str:
-    """The steps done, and of how many where some are missing.
+    """Returns the steps done, and the total if some are missing.
 
     >>> steps(PastRun(Path("a"), "unreadable", datetime.now()))
     '-'
@@ -140,14 +139,19 @@ def steps(run: PastRun) -> str:
 
 
 def title(run: PastRun) -> str:
-    """The name of the run's task, with that of the dataset where it is not the arena's."""
-    return "-" if run.config is None else get_task(run.config.task).title(run.config.settings.variant)
+    """Returns the name of the run's task, with the variant if it is not the arena's."""
+    if run.config is None:
+        return "-"
+    try:
+        return get_task(run.config.task).title(run.config.settings.variant)
+    except UsageError:  # a task of the user's own that cannot be imported from here
+        return run.config.task
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
     if is_run(folder):
         yield folder
-        return  # below are its checkpoints, thousands of files
+        return  # its checkpoints below are thousands of files
     try:
         inner = sorted(path for path in folder.iterdir() if os.path.isdir(path) and not path.is_symlink())
     except PermissionError:
@@ -165,7 +169,7 @@ def _read(folder: Path) -> PastRun:
         running = not summary and _is_locked(folder / ".lock")
         saved = _saved(folder / "checkpoints")
         rows = list(Metrics(folder / "metrics.jsonl").rows())
-        if not summary and not running:  # rows that were not saved are dropped where the run is gone on with
+        if not summary and not running:  # a resumed run drops the rows after its last checkpoint
             rows = [row for row in rows if row["step"] <= saved]
         validations = [row for row in rows if row["split"] == "validation"]
         known: dict[str, Any] = {"config": config, "preset": preset_of(config.task, config.settings)}
@@ -186,12 +190,12 @@ def _read(folder: Path) -> PastRun:
                 folder, "running", changed, step=max((row["step"] for row in rows), default=0), **known
             )
         return PastRun(folder, "resumable", changed, step=saved, **known)
-    except (UsageError, OSError, ValueError, KeyError, TypeError) as error:  # what damaged files bring about
+    except (UsageError, OSError, ValueError, KeyError, TypeError) as error:  # errors of damaged files
         return PastRun(folder, "unreadable", changed, problem=str(error) or repr(error))
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a process holds the run's lock; of one on another machine the file system may not tell."""
+    """Whether a process has locked the run; a lock on another machine may be invisible."""
     if not path.is_file():
         return False
     with path.open() as file:
@@ -205,26 +209,26 @@ def _is_locked(path: Path) -> bool:
 
 
 def _saved(checkpoints: Path) -> int:
-    """The step of the newest checkpoint; Orbax names its folder by it."""
+    """The step of the newest checkpoint, which is the name of its folder."""
     folders = checkpoints.iterdir() if checkpoints.is_dir() else ()
     return max((int(path.name) for path in folders if path.name.isdigit()), default=0)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, and nothing where there is none."""
+    """The content of a JSON file; empty if the file is missing."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}.") from error
+        raise UsageError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a JSON object; got {type(content).__name__}.")
+        raise UsageError(f"{path} must contain a JSON object; got {type(content).__name__}.")
     return content
 
 
 def _differing(contents: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Lines of the names whose values are not the same in all."""
+    """Lines of the values that are not equal in all."""
     names = dict.fromkeys(name for content in contents for name in content)
     lines = ((name, *(_cell(content.get(name, "-")) for content in contents)) for name in names)
     return [line for line in lines if len(set(line[1:])) > 1]
@@ -236,7 +240,8 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Returns a percentage with two decimals, or "-" for None."""
     return "-" if value is None else f"{value:.2f}"
 
 

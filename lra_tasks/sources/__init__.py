@@ -1,1 +1,1 @@
-"""Where the examples of a dataset come from."""
+"""Sources of examples: builders, archives, downloads."""

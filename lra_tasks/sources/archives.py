@@ -1,4 +1,4 @@
-"""Source files of datasets: found in the user's folder or downloaded, and read without unpacking them."""
+"""Source files of datasets: found in the user's folder or downloaded, and read without unpacking."""
 
 import contextlib
 import io
@@ -20,17 +20,17 @@ from typing import IO, BinaryIO, NamedTuple
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.files import describe, locked
 
-BLOCK = 1 << 16  # bytes read at a time; of a connection that breaks, what comes after the last is lost
-PATIENCE = 60  # seconds a server may be silent
+BLOCK = 1 << 16  # bytes read at a time; a broken connection loses at most one block
+PATIENCE = 60  # seconds of silence of a server
 
 
 class Official(NamedTuple):
-    """The archive a dataset was published in.
+    """The published archive of a dataset.
 
     Attributes:
-      url: where it is.
-      size: its bytes.
-      sha256: its checksum.
+      url: Address of the archive.
+      size: Size in bytes.
+      sha256: Checksum.
     """
 
     url: str
@@ -43,17 +43,17 @@ class Official(NamedTuple):
 
 
 def find(manual_dir: Path | None, *patterns: str) -> Path | None:
-    """Returns the folder or archive in `manual_dir` that the first of the patterns to match anything names.
+    """Returns the folder or archive in `manual_dir` that matches the first possible pattern, or None.
 
-    The folder `manual_dir` itself counts too: a user may name the unpacked folder. A folder goes before
-    archives of the same pattern.
+    The folder `manual_dir` itself matches too: a user may name the unpacked folder. Folders precede archives
+    of the same pattern.
 
     Args:
-      manual_dir: the folder; None finds nothing.
-      patterns: names with the wildcards of a shell, "aclImdb*.tar*".
+      manual_dir: Folder to search; None finds nothing.
+      patterns: Names with shell wildcards, "aclImdb*.tar*".
 
     Raises:
-      UsageError: several match one pattern.
+      UsageError: If several entries match one pattern.
     """
     if manual_dir is None:
         return None
@@ -65,7 +65,9 @@ def find(manual_dir: Path | None, *patterns: str) -> Path | None:
         matches = [path for path in matches if path.is_dir()] or matches
         if len(matches) > 1:
             names = ", ".join(path.name for path in matches)
-            raise UsageError(f"{manual_dir} has {names}: which one is meant? Leave one of them there.")
+            raise UsageError(
+                f"{manual_dir} has {names}, expected one of them. Leave only the right one there."
+            )
         if matches:
             return matches[0]
     return None
@@ -75,17 +77,16 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
     """Yields name and content of every regular file of a folder or a tar archive, without unpacking it.
 
     Args:
-      path: a folder, read in the order of the names; or a tar archive of any compression, read from its
-        beginning to its end.
+      path: A folder, read in the order of the names; or a tar archive of any compression, read from beginning
+        to end.
 
     Yields:
-      The name inside the folder or archive, with slashes and without "./"; the open file, which has to be
-      read before the next one is asked for.
+      The name inside the folder or archive, with slashes and without "./"; the open file, which must be read
+      before the next step of the iteration.
 
     Raises:
-      UsageError: the archive is damaged, cut or none, which may show only at its end and, in the middle of a
-        file, is raised by that file's `read`; a name in it leads out of the archive; or the system refuses to
-        read it, or a file of the folder.
+      UsageError: If the archive is damaged, cut or not a tar archive, which may show only at its end, or in
+        a file's `read`; a name in it leads outside; or the system refuses to read a file.
     """
     if path.is_dir():
         with reading(path):
@@ -101,16 +102,16 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             name = PurePosixPath(member.name)
             if name.is_absolute() or ".." in name.parts:
-                raise UsageError(f"{path} has a file named {member.name!r}, which lies outside of it.")
+                raise UsageError(f"{path} has a file named {member.name!r}, which leads outside of it.")
             content = archive.extractfile(member) if member.isreg() else None
             if content is not None:
                 yield str(name), io.BufferedReader(_Content(content, path))
         while archive.fileobj.read(BLOCK):
-            pass  # the checksum of a compressed archive stands at its end
+            pass  # the checksum of a compressed archive comes last
 
 
 class _Header(TarInfo):
-    """A header that raises if it is damaged or missing; `tarfile` takes such a one for the archive's end."""
+    """A header that raises if it is damaged or missing; `tarfile` would silently end the archive there."""
 
     @classmethod
     def fromtarfile(cls, tarfile: TarFile) -> "_Header":
@@ -124,7 +125,7 @@ class _Header(TarInfo):
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Opens a source file; where the system refuses to open or read it, a `UsageError` names it."""
+    """Opens a source file; if the system refuses to open or read it, a `UsageError` names it."""
     with reading(path):
         file = path.open("rb", buffering=0)
     with file:
@@ -133,20 +134,20 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what the system says against reading a source file into a `UsageError` that names it."""
+    """Turns a refusal of the system to read a source file into a `UsageError` that names the file."""
     try:
         yield
     except OSError as error:
         if error.errno is None:
             raise  # gzip's, of a damaged file
         raise UsageError(
-            f"{error.filename or path} cannot be read: {error.strerror}. It is a file the dataset is made "
-            "from and has to be readable: mend it, or get it again."
+            f"{error.filename or path} cannot be read: {error.strerror}. The dataset is made from this "
+            "file: make it readable, or get it again."
         ) from error
 
 
 class _Content(io.RawIOBase):
-    """A source file, or a file of an archive, that tells when it is read why it cannot be, if it cannot."""
+    """A source file, or a file of an archive; errors while reading become `UsageError`s."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file, self._path = file, path
@@ -175,27 +176,26 @@ def _refusing_damage(path: Path) -> Iterator[None]:
 
 
 def download(url: str, size: int, sha256: str, folder: Path, report: Callable[[int, int], None]) -> Path:
-    """Returns the path of a file that is, or now has been, downloaded and is the right one.
+    """Downloads a file unless it exists, verifies it, and returns its path.
 
-    A download cut short, by a kill or by the server, is taken up again where it stopped. A file under the
-    right name with the wrong content is replaced. TFDS's own downloader waits for ever for a silent server
-    and tells no one how far it is.
+    An interrupted download resumes where it stopped. A file with the right name and wrong content is
+    replaced. TFDS's own downloader waits forever for a silent server and shows no progress.
 
     Args:
-      url: where it is; the file takes its name from it.
-      size: bytes it has to have.
-      sha256: checksum it has to have.
-      folder: where to put it, made if need be.
-      report: is told bytes done and bytes in all.
+      url: Address; the file is named after it.
+      size: Expected size in bytes.
+      sha256: Expected checksum.
+      folder: Folder for the file, created if needed.
+      report: Function of bytes done and bytes in all.
 
     Raises:
-      MissingData: the file cannot be had, or is another one.
-      UsageError: another process is downloading it.
-      OSError: it cannot be written.
+      MissingData: If the file could not be downloaded, or is another one.
+      UsageError: If another process is downloading it.
+      OSError: If it cannot be written.
     """
     path = folder / PurePosixPath(url).name
     right = {"size": size, "sha256": sha256}
-    by_hand = f"Get {path.name} by hand, and name the folder it lies in: --manual-dir FOLDER."
+    by_hand = f"Get {path.name} by hand, and name its folder: --manual-dir FOLDER."
     folder.mkdir(parents=True, exist_ok=True)
     message = f"{path} is being downloaded by process PID; wait for it, or end it."
     with locked(path.with_name(f".{path.name}.lock"), message):
@@ -208,7 +208,7 @@ def download(url: str, size: int, sha256: str, folder: Path, report: Callable[[i
                 break
             if _size(beside) <= done:
                 raise MissingData(
-                    f"{path.name} ({size:,} bytes) cannot be had from {url}: {broken}. {by_hand}"
+                    f"{path.name} ({size:,} bytes) could not be downloaded from {url}: {broken}. {by_hand}"
                 )
         found = describe(beside)
         if found != right:
@@ -226,7 +226,7 @@ def _size(path: Path) -> int:
 
 
 def _fetch(url: str, path: Path, size: int, report: Callable[[int, int], None]) -> str:
-    """Appends what is missing to the file, as far as one connection brings it; returns what broke it."""
+    """Appends missing bytes to the file over one connection; returns the error that broke it, or ""."""
     import requests
 
     done = _size(path)
@@ -245,7 +245,7 @@ def _fetch(url: str, path: Path, size: int, report: Callable[[int, int], None]) 
                         break
     except requests.RequestException as error:
         cause: BaseException = error
-        while cause.__context__ is not None:  # the first in the chain says it in words
+        while cause.__context__ is not None:  # the first in the chain has the clearest message
             cause = cause.__context__
         return str(cause)
     return ""

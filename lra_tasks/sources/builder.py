@@ -1,7 +1,4 @@
-"""What the arena's TFDS builders share: features, shards, and examples drawn in parts.
-
-A builder draws its examples (`drawn`) or reads them (`read`). Nothing here imports TensorFlow.
-"""
+"""The base class of the TFDS builders: features and shards. Nothing here imports TensorFlow."""
 
 import functools
 import itertools
@@ -13,67 +10,62 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from lra_tasks.errors import UsageError
-from lra_tasks.sources import parts
-from lra_tasks.sources.parts import Part
 from lra_tasks.task import SPLITS, Task
 
-# The tokens of an example, one a byte, a pair of such where two sequences are compared; and its label.
+# The tokens of an example as bytes, or a pair of such where two sequences are compared; and its label.
 Example = tuple[Any, int]
+# Split → number of examples, a guess where it is unknown, and the examples.
+Splits = Mapping[str, tuple[int, Iterable[Example]]]
 
 
 class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Base class of the arena's datasets.
 
     Features: "tokens", uint8 (T,), or "tokens1" and "tokens2" where two sequences are compared; "label",
-    int64. The records stand in the order they are drawn or read in: nothing is shuffled here, so a builder
-    has to see to it that the beginning of a split is like the rest of it.
+    int64. Records keep the order in which they are drawn or read. Nothing is shuffled here, so a builder
+    has to ensure that the beginning of a split is like the rest of it.
 
-    A subclass sets `name`, `VERSION`, `BUILDER_CONFIGS` and `task`, and has one of `drawn` and `read`. Every
-    config has `num_examples`: split → count, or None where the count shows only in reading.
+    A subclass sets `name`, `VERSION`, `BUILDER_CONFIGS` and `task`, and defines `drawn` or `read`. Every
+    config has `num_examples`: split → count, or None where only reading shows the count.
 
     Attributes:
-      task: The record this is the data of.
-      shard_examples: Examples of a file; some 100 MB are held in memory while it is written.
-      may_repeat: Which examples may be equal: "train" within that split, "train/test" across these two. All
-        others are refused.
-      balanced: Whether a split has equally many examples of each label, but for one where they do not divide.
-      num_workers: Processes for drawing; None takes one for each processor.
-      report: Is told what is done, the number of examples finished, and of all (0: unknown).
-      manual_dir: Folder with files the user has; None where there is none.
-      downloads: Folder for what is downloaded.
-      unofficial: Whether files that are not the official ones may be used, and marked in the metadata.
-      parts: Folder for drawn parts.
+      task: The task of these data.
+      shard_examples: Examples per file. Some 100 MB are kept in memory while one is written.
+      may_repeat: Splits that may contain equal examples: "train" within that split, "train/test" across
+        the two. All other repeats are refused.
+      balanced: Whether a split has equally many examples of each label, up to one.
+      report: Function of a message, the number of examples finished, and of all (0: unknown).
+      manual_dir: Folder with the user's files, or None.
+      downloads: Folder for downloaded files.
+      unofficial: Whether files other than the official ones may be used, and marked in the metadata.
     """
 
     task: ClassVar[Task]
     shard_examples: int = 25_000
     may_repeat: frozenset[str] = frozenset()
     balanced: bool = False
-    num_workers: int | None = None
     report: Callable[[str, int, int], None] = staticmethod(lambda message, done, total: None)
     manual_dir: Path | None = None
     downloads: Path = Path()
     unofficial: bool = False
-    parts: Path = Path()
 
     @classmethod
     def config_named(cls, name: str) -> Any:
         """Returns the config called `name`, or None."""
         return next((config for config in cls.BUILDER_CONFIGS if config.name == name), None)
 
-    def drawn(self) -> dict[str, list[Part]] | None:
-        """Returns the parts of every split in order, or None for a config that is read."""
+    def drawn(self) -> Splits | None:
+        """Returns the splits, drawn from a seed while they are iterated; None if the config reads files."""
         return None
 
-    def read(self) -> Mapping[str, tuple[int, Iterable[Example]]]:
-        """Returns the number of examples of every split, a guess where it is unknown, and the examples.
+    def read(self) -> Splits:
+        """Returns the splits, read from files.
 
-        They are taken split after split in the order of `SPLITS`, each once. What it learns of their origin
-        it puts into `self.info.metadata`: "origin", a few words; "unofficial", what makes the source so, if
-        it is.
+        They are iterated once each, in the order of `SPLITS`. The builder adds to `self.info.metadata`:
+        "origin", a few words; "unofficial", the reason if the source is not the official one.
 
         Raises:
-          UsageError: a file is missing or wrong; the message names it, what was expected and what is there.
+          UsageError: If a file is missing or wrong; the message names it.
         """
         raise NotImplementedError
 
@@ -92,31 +84,10 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator[Any]]]]:
-        drawn = self.drawn()
-        splits = self.read() if drawn is None else self._from_parts(drawn)
+        splits = self.drawn() or self.read()
         total = sum(count for count, _ in splits.values())
         numbers = itertools.count()
         return {split: self._shards(*splits[split], numbers, total) for split in SPLITS}
-
-    def make_parts(self, wanted: list[Part]) -> None:
-        """Makes the files of these parts."""
-        total = sum(part.size for part in wanted)
-        parts.make(
-            wanted,
-            self.parts,
-            num_workers=self.num_workers,
-            report=lambda done: self.report(f"drawing {self.task.name}", done, total),
-        )
-
-    def _from_parts(self, drawn: dict[str, list[Part]]) -> dict[str, tuple[int, Iterable[Example]]]:
-        self.make_parts([part for split in SPLITS for part in drawn[split]])
-        return {
-            split: (
-                sum(part.size for part in wanted),
-                itertools.chain.from_iterable(parts.examples(part, self.parts) for part in wanted),
-            )
-            for split, wanted in drawn.items()
-        }
 
     def _shards(
         self, count: int, examples: Iterable[Example], numbers: Iterator[int], total: int

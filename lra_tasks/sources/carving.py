@@ -1,4 +1,4 @@
-"""Datasets published as a training and a test split, from which a validation split is cut."""
+"""Datasets published as a training and a test split; the validation split is cut from the first."""
 
 import hashlib
 import itertools
@@ -18,12 +18,12 @@ from lra_tasks.task import Task
 
 
 class Named(NamedTuple):
-    """An example with a name of its own, from which its place follows.
+    """An example with a unique name, which determines its position.
 
     Attributes:
-      name: the same wherever the example is read from.
-      tokens: one a byte.
-      label: 0 .. number of classes - 1.
+      name: Name, independent of the source of the example.
+      tokens: Tokens as bytes.
+      label: Label, 0 .. number of classes - 1.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Named(NamedTuple):
 
 @dataclass(kw_only=True)
 class CarvedConfig(tfds.core.BuilderConfig):
-    """What a config of a `CarvedBuilder` holds.
+    """A variant of a `CarvedBuilder`.
 
     Attributes:
       num_examples: Examples of each split.
-      whole: Whether the source has to hold exactly these, or may hold more.
+      whole: Whether the source must contain exactly these, or may contain more.
     """
 
     num_examples: dict[str, int]
@@ -45,7 +45,7 @@ class CarvedConfig(tfds.core.BuilderConfig):
 
 
 def configs(task: Task) -> list[CarvedConfig]:
-    """Returns the configs of a task: all there is, and a little of it."""
+    """Returns the configs of a task: all examples, and a few."""
     return [
         CarvedConfig(
             name="default", description="All examples.", num_examples=dict(task.num_examples), whole=True
@@ -60,17 +60,17 @@ def configs(task: Task) -> list[CarvedConfig]:
 
 
 class CarvedBuilder(ArenaBuilder, skip_registration=True):
-    """Base class of the datasets that are read from a published archive and have no validation split.
+    """Base class of datasets that are read from a published archive without a validation split.
 
-    A subclass sets what an `ArenaBuilder` has to set and the attributes below, has `published`, and takes
-    its configs from `configs`. The source is a folder or an archive of the user, or the official archive,
-    downloaded. How the splits are cut and ordered, `carve` says. Inputs that the published data repeat are
-    kept; none stands on both sides of the cut.
+    In addition to an `ArenaBuilder`, a subclass sets the attributes below, defines `published`, and takes its
+    configs from `configs`. The source is the user's folder or archive, or else the official archive, which is
+    downloaded. `carve` cuts and orders the splits. Repeated inputs of the published data are kept, all on the
+    same side of the cut.
 
     Attributes:
-      official: The archive the data were published in.
-      patterns: Names of folders and archives of the user that may be it, as in `archives.find`.
-      classes: Names of the labels in their order.
+      official: The published archive.
+      patterns: Names of the user's folders and archives to accept, as in `archives.find`.
+      classes: Names of the labels in order.
     """
 
     official: ClassVar[archives.Official]
@@ -83,7 +83,7 @@ class CarvedBuilder(ArenaBuilder, skip_registration=True):
         """Reads "train" and "test" from a folder or an archive.
 
         Raises:
-          UsageError: the files are not what they have to be; the message names path and file.
+          UsageError: If a file is wrong; the message names path and file.
         """
         raise NotImplementedError
 
@@ -104,7 +104,7 @@ class CarvedBuilder(ArenaBuilder, skip_registration=True):
                         f"{'' if config.whole else 'at least '}{wanted[label]:,}."
                     )
             if len(set(counts.values())) > 1:
-                raise UsageError(f"{path} has unequal numbers of {split} examples a class: {dict(counts)}.")
+                raise UsageError(f"{path} has unequal numbers of {split} examples per class: {dict(counts)}.")
         metadata: Any = self.info.metadata
         metadata.update(origin, classes=list(self.classes))
         return carve(examples["train"], examples["test"], sizes, len(self.classes))
@@ -122,11 +122,11 @@ class CarvedBuilder(ArenaBuilder, skip_registration=True):
             if self.manual_dir is None:
                 raise
             sought = " or ".join(self.patterns)
-            raise MissingData(f"There is no {sought} in {self.manual_dir}. {error}") from error
+            raise MissingData(f"{sought} is missing in {self.manual_dir}. {error}") from error
         return path, {"origin": official.url, "sha256": official.sha256}
 
     def _origin(self, path: Path) -> dict[str, str]:
-        """Returns the metadata on the user's folder or archive, if it may be used."""
+        """Returns the metadata on the user's folder or archive, or refuses it."""
         official = self.official
         if path.is_dir():
             origin, unofficial = {"origin": path.name}, f"the folder {path.name}, which has no checksum"
@@ -141,7 +141,7 @@ class CarvedBuilder(ArenaBuilder, skip_registration=True):
         unofficial = f"{unofficial}, not the official {official.name}"
         if not self.unofficial:
             raise UsageError(
-                f"What there is for {self.task.name} in {path.parent} is {unofficial} with the SHA-256 "
+                f"The source of {self.task.name} in {path.parent} is {unofficial} with the SHA-256 "
                 f"{official.sha256}. --unofficial uses it if its structure is right, and marks the dataset, "
                 f"its runs and their reports; without --manual-dir {official.url} is downloaded."
             )
@@ -151,23 +151,22 @@ class CarvedBuilder(ArenaBuilder, skip_registration=True):
 def carve(
     train: Iterable[Named], test: Iterable[Named], num_examples: Mapping[str, int], num_classes: int
 ) -> dict[str, tuple[int, list[tuple[bytes, int]]]]:
-    """Cuts the training examples in two, and puts every split into its order.
+    """Cuts the validation split from the training split, and orders every split.
 
-    The order is that of the BLAKE2b digests of the names, the classes taking turns: the same wherever the
-    examples come from, and the beginning of a split is like the rest of it. The validation split takes the
-    first examples of each class in this order, equally many of each. Examples with the same tokens are taken
-    all or none, as the first of their names has it: no input stands on both sides of the cut. Of more
-    examples than asked for, the last are left out.
+    Examples are ordered by the BLAKE2b digests of their names, and the classes alternate. The order is thus
+    independent of the source, and the beginning of a split is like the rest of it. The validation split takes
+    the first examples of each class, equally many of each. Examples with equal tokens stay together, in the
+    split of the first of their names. Surplus examples at the end are left out.
 
     Args:
-      train: the published training split.
-      test: the published test split.
-      num_examples: "train", "validation" and "test" → their sizes. Where one is no multiple of the number
-        of classes, the first classes get one example more.
-      num_classes: number of labels.
+      train: The published training split.
+      test: The published test split.
+      num_examples: "train", "validation" and "test" → their sizes. If a size is not a multiple of the number
+        of classes, the first classes get one more example.
+      num_classes: Number of labels.
 
     Returns:
-      split → its size and its examples, tokens and label; fewer than its size where too few were given.
+      Split → its size and its examples, tokens and label; fewer than its size if too few were given.
     """
     ordered = _ordered(train)
     same = defaultdict(list)

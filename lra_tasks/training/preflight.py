@@ -193,7 +193,7 @@ def prepare_drawn(config: Config, data_dir: str | os.PathLike[str] | None, progr
     place = DatasetDir(task, variant, data_dir)
     if place.is_drawn and not place.folder.exists():
         progress.say(f"{task.title(variant)} is not prepared yet: it is drawn now, into {place.folder}")
-        prepare(task, data_dir, variant=variant, progress=progress.show)
+        prepare(task, data_dir, variant=variant, progress=progress)
 
 
 def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from lra_tasks import Config, preset, train
 from lra_tasks.config import to_json
 from lra_tasks.data.prepare import prepare
+from lra_tasks.progress import Silent
 
 # Validations, saves and rows fall on different steps; the dropout shows a key that is not resumed.
 SMOKE = preset("listops", "smoke")
@@ -56,8 +57,19 @@ def shared(tmp_path_factory, name, make):
     return folder
 
 
+class Hook(Silent):
+    """Calls a function with message, done and total at every report of progress."""
+
+    def __init__(self, hook):
+        super().__init__()
+        self._hook = hook
+
+    def show(self, message, done=0, total=0, note=""):
+        self._hook(message, done, total)
+
+
 def make_data(folder):
-    prepare("listops", folder, variant="smoke", num_workers=1)
+    prepare("listops", folder, variant="smoke")
 
 
 def make_run(folder, data_dir):
@@ -65,7 +77,7 @@ def make_run(folder, data_dir):
 
 
 def make_race(folder, data_dir):
-    finished = lra("compare", "listops", *RACE, "--out-dir", folder, "--data-dir", data_dir)
+    finished = lra("compare", "listops", *RACE, "--run-dir", folder, "--data-dir", data_dir)
     assert finished.returncode == 0, finished.stderr
     (folder / "stdout").write_text(finished.stdout)
     (folder / "stderr").write_text(finished.stderr)

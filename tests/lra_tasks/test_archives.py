@@ -56,7 +56,7 @@ def test_the_folder_itself_is_found(tmp_path, monkeypatch):
 def test_two_that_match_are_refused(tmp_path):
     for name in ("data.tar.gz", "data (1).tar.gz"):
         (tmp_path / name).touch()
-    with pytest.raises(UsageError, match=r"has data \(1\).tar.gz, data.tar.gz: which one"):
+    with pytest.raises(UsageError, match=r"has data \(1\).tar.gz, data.tar.gz, expected one of them"):
         find(tmp_path, "data*.tar*")
 
 
@@ -98,7 +98,7 @@ def test_names_and_kinds(tmp_path):
 @pytest.mark.parametrize("name", ["/etc/passwd", "../up", "a/../../up"])
 def test_names_that_lead_outside(tmp_path, name):
     path = sources.as_archive({"a": b"", name: b""}, tmp_path / "some.tar.gz")
-    with pytest.raises(UsageError, match=f"some.tar.gz has a file named '{name}', which lies outside"):
+    with pytest.raises(UsageError, match=f"some.tar.gz has a file named '{name}', which leads outside"):
         read(path)
 
 
@@ -146,7 +146,7 @@ def test_an_archive_is_not_held_in_memory(tmp_path):
     code = """if True:
         import resource, sys
         from pathlib import Path
-        from lra_tasks.tasks.archives import members
+        from lra_tasks.sources.archives import members
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _, file in members(Path(sys.argv[1])):
             while file.read(1 << 16):
@@ -176,11 +176,11 @@ def test_what_cannot_be_opened_is_named(tmp_path, unreadable, monkeypatch, kind)
     if kind == "folder":
         path = sources.as_folder(FILES, tmp_path)
         unreadable(path / "c" / "d.bin")
-        message = "c/d.bin cannot be read: Permission denied. It is a file the dataset is made from"
+        message = "c/d.bin cannot be read: Permission denied. The dataset is made from this file"
     else:
         path = sources.as_archive(FILES, tmp_path / "some.tar.gz")
         monkeypatch.setattr(archives.TarFile, "open", refusing)
-        message = "some.tar.gz cannot be read: Input/output error. It is a file the dataset is made from"
+        message = "some.tar.gz cannot be read: Input/output error. The dataset is made from this file"
     with pytest.raises(UsageError, match=message):
         read(path)
 
@@ -304,7 +304,9 @@ def test_what_cannot_be_had(server, tmp_path, monkeypatch, how, reason):
 def test_no_server(server, tmp_path):
     server.shutdown()
     server.server_close()
-    with pytest.raises(MissingData, match=r"cannot be had from .*Connection refused\. Get noise.bin by hand"):
+    with pytest.raises(
+        MissingData, match=r"could not be downloaded from .*Connection refused\. Get noise.bin by hand"
+    ):
         get(f"{server.url}/whole", tmp_path)
 
 

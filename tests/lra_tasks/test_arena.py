@@ -25,9 +25,7 @@ def datasets(tmp_path_factory):
         stand_ins.write(folder / "sources")
         for name in NAMES:
             config = preset(name, "smoke").variant
-            prepare(
-                name, folder, variant=config, manual_dir=folder / "sources", unofficial=True, num_workers=1
-            )
+            prepare(name, folder, variant=config, manual_dir=folder / "sources", unofficial=True)
 
     return arena.shared(tmp_path_factory, "arena", make)
 

@@ -24,7 +24,7 @@ from lra_tasks.bench.attention import AttentionSettings, bench_attention
 from lra_tasks.bench.plot import Line, plot_attention, plot_train
 from lra_tasks.bench.train import TrainSettings, bench_train
 from lra_tasks.cli.bench import num_bytes, print_attention, print_train
-from lra_tasks.cli.tables import print_table
+from lra_tasks.cli.console import print_table
 from lra_tasks.errors import UsageError
 from lra_tasks.reporting.style import spread
 

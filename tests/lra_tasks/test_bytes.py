@@ -176,7 +176,7 @@ def test_what_is_left_out(collection, tmp_path):
         "links to folders": ["gzip/back"],
         "empty": ["gzip/empty"],
         "repeated": [left_out["repeated"]["first"][0]],
-        "no regular files": ["text/pipe"],
+        "special files": ["text/pipe"],
     }
     assert left_out["hidden"]["count"] == 3
     assert manifest_of(folder)["num_examples"] == {"train": 76, "validation": 9, "test": 9}
@@ -212,7 +212,7 @@ def test_what_stands_in_two_classes(collection, tmp_path):
     (collection / "text" / "one").write_bytes(content_of("elf", 1))
     (collection / "text" / "two").write_bytes(content_of("elf", 2))
     with pytest.raises(
-        UsageError, match=r"3 of 203 contents .* stand in two classes.*elf/./..elf and .*text/"
+        UsageError, match=r"3 of 203 contents .* belong to two classes.*elf/./..elf and .*text/"
     ):
         prepare(BYTES, tmp_path / "data", variant="more", manual_dir=collection)
 
@@ -221,12 +221,12 @@ def test_too_few_files(collection, tmp_path):
     for number in range(9, KINDS["text"]):
         next(collection.glob(f"text/*/{number}.text")).unlink()
     with pytest.raises(
-        UsageError, match=r"class text of .*files has 9 files .* has to have 10\. Left .*: none\."
+        UsageError, match=r"class text of .*files has 9 usable files, expected at least 10\. Left .*: none\."
     ):
         prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     (collection / "text" / "empty").touch()
     with pytest.raises(
-        UsageError, match=r"has 9 files .*Left out of all classes: 1 empty, as .*text/empty\."
+        UsageError, match=r"has 9 usable files.*Left out of all classes: 1 empty, as .*text/empty\."
     ):
         prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     assert not (tmp_path / "data" / "lra_bytes" / "mine").exists()
@@ -234,23 +234,27 @@ def test_too_few_files(collection, tmp_path):
 
 def test_too_few_classes(tmp_path):
     (tmp_path / "files" / "only").mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"two class folders or more; it has only\. --manual-dir FOLDER"):
+    with pytest.raises(
+        UsageError, match=r"at least two folders, one per class; it has only\. --manual-dir FOLDER"
+    ):
         prepare(BYTES, tmp_path, manual_dir=tmp_path / "files")
     with pytest.raises(UsageError, match=r"it has none"):
         prepare(BYTES, tmp_path, manual_dir=tmp_path / "files" / "only")
-    with pytest.raises(MissingData, match=r"files of yours. --manual-dir FOLDER names"):
+    with pytest.raises(MissingData, match=r"your own files. --manual-dir FOLDER names"):
         prepare(BYTES, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "my data", "../mine", "-mine", ".mine", "mine/two", "m\xeene"])
 def test_names_that_no_dataset_can_have(tmp_path, name):
-    with pytest.raises(UsageError, match=r"The config of bytes is '.*letters, digits, - and _"):
-        prepare(BYTES, tmp_path, config=name, manual_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"The variant of bytes is '.*letters, digits, - and _"):
+        prepare(BYTES, tmp_path, variant=name, manual_dir=tmp_path)
 
 
 def test_files_that_cannot_be_read(collection, tmp_path, monkeypatch):
     (collection / "text" / "gone").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"text/gone cannot be read: No such file or directory\. .*mend it"):
+    with pytest.raises(
+        UsageError, match=r"text/gone cannot be read: No such file or directory\. Make it readable"
+    ):
         prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     (collection / "text" / "gone").unlink()
 
@@ -275,7 +279,7 @@ def test_a_file_that_changes_meanwhile(collection, tmp_path):
                 path.write_bytes(b"changed")
 
     with pytest.raises(UsageError, match=r"gzip/.*\.gzip was changed while it was being read"):
-        prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection, progress=change)
+        prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection, progress=arena.Hook(change))
     assert not (tmp_path / "data" / "lra_bytes" / "mine").exists()
 
 
@@ -285,7 +289,7 @@ def test_no_tensorflow_and_no_output(tmp_path, collection):
         from lra_tasks.data.batches import training_batches
         from lra_tasks.data.dataset import load
         from lra_tasks.data.prepare import prepare
-        from lra_tasks.tasks.byte_files import TASK
+        from lra_tasks.tasks.byte_files.task import TASK
         prepare(TASK, sys.argv[1], variant="mine", manual_dir=sys.argv[2])
         source = load(TASK, "test", sys.argv[1], variant="mine")
         next(training_batches(source, length=100, batch_size=4, seed=0))

@@ -177,9 +177,13 @@ def test_the_official_archive_is_downloaded(task, archive, tmp_path, monkeypatch
     declare_official(monkeypatch, task, archive, url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(MissingData, match=rf"^{archive.name} .* cannot be had from {url}: .*--manual-dir"):
+    with pytest.raises(
+        MissingData, match=rf"^{archive.name} .* could not be downloaded from {url}: .*--manual-dir"
+    ):
         made(task, tmp_path / "data", None)
-    with pytest.raises(MissingData, match=r"^There is no .* or .*\.tar\* in .*nothing\. .* cannot be had"):
+    with pytest.raises(
+        MissingData, match=r"^.* or .*\.tar\* is missing in .*nothing\. .* could not be downloaded"
+    ):
         made(task, tmp_path / "data", tmp_path / "nothing")
     archive.rename(tmp_path / "data" / "downloads" / archive.name)  # as if it had been downloaded
     manifest = made(task, tmp_path / "data", None)

@@ -13,15 +13,19 @@ import subprocess
 import sys
 import termios
 import time
+import typing
 from pathlib import Path
 
 import pytest
 from helpers import arena
 from rich.console import Console
 
-from lra_tasks import Progress, preset
+import hrrformer
+from lra_tasks import ModelConfig, Progress, Settings, UsageError, preset
+from lra_tasks.cli import main
+from lra_tasks.cli.arguments import prepare_help
 from lra_tasks.cli.commands import COMMANDS
-from lra_tasks.cli.main import main
+from lra_tasks.cli.console import print_table
 from lra_tasks.progress import duration
 
 ESCAPE = "\x1b"
@@ -38,16 +42,68 @@ def refused(*arguments, **options):
     return result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("-h",), *((name, "--help") for name in COMMANDS)])
-def test_help(arguments):
-    result = arena.lra(*arguments, env={"COLUMNS": "60"})
-    assert result.returncode == 0
-    assert result.stderr == ""
-    assert "lra" in result.stdout
-    assert ESCAPE not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80
+@pytest.mark.parametrize("width", [50, 80])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("-h",), ("help",), *((name, "--help") for name in COMMANDS)]
+)
+def test_help(arguments, width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    with contextlib.suppress(SystemExit):
+        main._parse(list(arguments))
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "usage: lra" in out
+    assert max(map(len, out.splitlines()[1:])) <= width  # tyro does not wrap the usage
+    assert not re.search("None}|default: None|default: \\)", out)
     if len(arguments) == 1:
-        assert all(name in result.stdout for name in COMMANDS)
+        assert all(name in out for name in COMMANDS)
+
+
+def test_help_of_one_command(capsys):
+    shown = []
+    for arguments in (["help", "prepare"], ["prepare", "--help"]):
+        with pytest.raises(SystemExit):
+            main._parse(arguments)
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert "usage: lra prepare" in shown[0]
+    with pytest.raises(UsageError, match=r"no command 'prepar'\. Did you mean 'prepare'"):
+        main._parse(["help", "prepar"])
+
+
+@pytest.mark.parametrize(
+    "kind", [*(COMMANDS[name] for name in ("train", "prepare", "runs")), Settings, ModelConfig]
+)
+def test_help_texts_have_no_line_breaks(kind):
+    """tyro would keep those of a docstring."""
+    prepare_help(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    marks = [mark for hint in hints.values() for mark in getattr(hint, "__metadata__", ())]
+    texts = [mark.help for mark in marks if getattr(mark, "help", None)]
+    assert len(texts) > 2 or kind is COMMANDS["runs"]
+    assert not any("\n" in text or "  " in text for text in texts)
+
+
+def test_version(capsys):
+    main._parse(["--version"])
+    assert capsys.readouterr().out == f"lra, of hrrformer {hrrformer.__version__}\n"
+
+
+def test_completion_in_bash(tmp_path):
+    script = tmp_path / "lra.bash"
+    made = arena.lra("--tyro-print-completion", "bash")
+    assert made.returncode == 0, made.stderr
+    script.write_text(made.stdout)
+    program = f"""
+source {script}
+complete_with=$(complete -p lra | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+COMP_WORDS=(lra train --preset "")
+COMP_CWORD=3
+$complete_with
+echo "${{COMPREPLY[*]}}"
+"""
+    result = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "smoke quick small lra paper\n"
 
 
 def test_greeting():
@@ -61,7 +117,7 @@ def test_greeting():
 
 
 @pytest.mark.parametrize(
-    "arguments", [("list",), ("train", "--help"), ("train", "listops", "--num-stps", "1")]
+    "arguments", [("list",), ("train", "--help"), ("train", "listops", "--num-steps", "x")]
 )
 @pytest.mark.parametrize("no_color", [False, True])
 def test_colours_in_a_terminal(arguments, no_color):
@@ -88,10 +144,24 @@ def test_colours_in_a_terminal(arguments, no_color):
 def test_list():
     result = arena.lra("list", env={"COLUMNS": "60"})
     assert result.returncode == 0, result.stderr
-    for word in ("listops", "2,000", "96,000", "smoke", "quick", "paper", "hrr", "softmax", "none"):
+    for word in ("listops", "2,000", "nested", "smoke", "quick", "paper", "hrr", "softmax", "none"):
         assert word in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert max(map(len, result.stdout.splitlines())) <= 60
+    assert not any(line.endswith(" ") for line in result.stdout.splitlines())
     assert ESCAPE not in result.stdout
+
+
+@pytest.mark.parametrize("width", [40, 50, 80])
+def test_tables_fit_and_keep_numbers_whole(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    header = ("mixer", *(f"column {number}" for number in range(6)))
+    rows = [(name, *(f"{1000 * column:,}.25" for column in range(6))) for name in ("hrr", "softmax", "none")]
+    print_table(header, rows, numbers=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert not any(line.endswith(" ") for line in lines)
+    for word in (*header, *rows[1]):
+        assert any(word in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +177,14 @@ def test_list():
         (("compare", "listops", "--mixers", "hrr", "softmx"), ["no mixer 'softmx'", "'softmax'"]),
         (("train", "listops", "--mixer", "hr"), ["no mixer 'hr'", "'hrr'"]),
         (("train", "listops", "--model.widht", "8"), ["--model.widht", "--model.width"]),
-        (("train", "listops", "--num-stps", "8"), ["--num-stps", "--num-steps"]),
+        (("train", "listops", "--num-stps", "8"), ["--num-stps", "Did you mean --num-steps?"]),
+        (("train", "listops", "--dataset=smoke"), ["--dataset", "Did you mean --variant?"]),
+        (("prepare", "listops", "--config", "smoke"), ["--config", "Did you mean --variant?"]),
+        (("compare", "listops", "--mixer", "hrr"), ["--mixer.", "Did you mean --mixers?"]),
+        (("train", "listops", "--mixers", "hrr"), ["--mixers.", "Did you mean --mixer?"]),
+        (("compare", "listops", "--out-dir", "x"), ["--out-dir", "Did you mean --run-dir?"]),
+        (("bench", "train", "--lenghts", "8"), ["--lenghts", "Did you mean --lengths?"]),
+        (("bench",), ["requires", "attention"]),
         (("train", "listops", "--num-steps", "many"), ["--num-steps", "many"]),
         (("train", "listops", "--model.num-heads", "3", "--model.width", "8"), ["divide", "8", "3"]),
         (("train", "listops", "--num-steps", "0"), ["--num-steps", "at least 1", "0"]),
@@ -115,7 +192,7 @@ def test_list():
         (("train", "--variant", "image", "bytes"), ["bytes is not prepared", "bytes --variant image"]),
         (("train",), ["task"]),
         (("compare", "listops", "--mixers"), ["mixer"]),
-        (("evaluate", "nowhere"), ["no run in nowhere", "lra train"]),
+        (("evaluate", "nowhere"), ["nowhere", "lra train"]),
         (("evaluate", "nowhere", "--split", "tests"), ["tests", "test"]),
         (("report", "nowhere"), ["There is no folder", "nowhere"]),
     ],
@@ -262,6 +339,17 @@ def test_bar_in_a_terminal(width):
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
 
 
+def test_no_bar_while_the_total_is_unknown():
+    out = io.StringIO()
+    with Progress(console=Console(file=out, width=80, force_terminal=True)) as progress:
+        progress.show("compiling")
+        time.sleep(0.3)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "compiling" in plain
+    assert "?" not in plain
+    assert "━" not in plain
+
+
 def test_no_colour(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
@@ -274,7 +362,10 @@ def test_no_colour(monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.2, "0 s"),
+        (0.2, "0.2 s"),
+        (0.94, "0.9 s"),
+        (0.97, "1 s"),
+        (3.7, "4 s"),
         (59.4, "59 s"),
         (59.6, "1 min 00 s"),
         (125, "2 min 05 s"),
@@ -313,7 +404,7 @@ def test_a_signal_that_the_garbage_collector_drops_ends_it_nevertheless(number, 
     """JAX has the collector call a Python function; what a signal raises in there goes nowhere."""
     program = f"""
 import gc, os, time
-from lra_tasks.errors import exit_codes
+from lra_tasks.cli.exit_codes import exit_codes
 
 def callback(phase, info):
     gc.callbacks.clear()
@@ -337,7 +428,7 @@ with exit_codes():
 def test_a_signal_that_is_dropped_at_the_end_says_nothing():
     program = f"""
 import gc, os, time
-from lra_tasks.errors import exit_codes
+from lra_tasks.cli.exit_codes import exit_codes
 
 def callback(phase, info):
     gc.callbacks.clear()
@@ -369,7 +460,7 @@ def test_a_task_after_a_switch_has_its_own_settings(command, switch):
 
 def test_what_else_cannot_be_raised_is_still_told():
     program = """
-from lra_tasks.errors import exit_codes
+from lra_tasks.cli.exit_codes import exit_codes
 
 class Careless:
     def __del__(self):

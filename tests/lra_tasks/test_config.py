@@ -189,7 +189,7 @@ HEAVY = ("jax", "flax", "optax", "orbax", "numpy", "tensorflow", "tensorflow_dat
         "from lra_tasks.cli.main import main; main([])",
         "from lra_tasks.cli.main import main; main(['--help'])",
         "from lra_tasks.cli.main import main; main(['list'])",
-        "from lra_tasks.cli.main import main; main(['completion', 'bash'])",
+        "from lra_tasks.cli.main import main; main(['--tyro-print-completion', 'bash'])",
         "from lra_tasks.cli.main import main; main(['train', '--help'])",
         "from lra_tasks.cli.main import main; main(['compare', 'listops', '--help'])",
     ],

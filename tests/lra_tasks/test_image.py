@@ -17,9 +17,9 @@ from lra_tasks.tasks.image.task import CLASSES, TASK, grey, references, validate
 TOP = "cifar-10-batches-bin"
 
 
-def make(root, files, config="smoke"):
+def make(root, files, variant="smoke"):
     archive = sources.as_archive(files, root / "mine" / "cifar-10-binary.tar")
-    return prepare(TASK, root, variant=config, manual_dir=archive.parent, unofficial=True)
+    return prepare(TASK, root, variant=variant, manual_dir=archive.parent, unofficial=True)
 
 
 def exact(red, green, blue):
@@ -144,7 +144,7 @@ def relabelled():
         (broken("test_batch.bin", b""), UsageError, r"test_batch.bin in .*\.tar has 0 bytes; .* a multiple"),
         (broken("test_batch.bin", bytes(3074)), UsageError, r"has 3,074 bytes; expected a multiple of 3,073"),
         (altered(5 * 3073, 10), UsageError, r"Record 5 of data_batch_2.bin in .* has the label 10; .* to 9"),
-        (relabelled(), UsageError, r"has unequal numbers of train examples a class: .*3[46].*3[46]"),
+        (relabelled(), UsageError, r"has unequal numbers of train examples per class: .*3[46].*3[46]"),
         (sources.cifar(train=6), UsageError, r"has 30 train examples of the class airplane; .*at least 33\."),
         (sources.cifar(test=6), UsageError, r"has 6 test examples of the class airplane; .*at least 7\."),
         (

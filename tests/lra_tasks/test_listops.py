@@ -184,7 +184,7 @@ def test_expressions_differ(drawn):
 
 def test_release_rows():
     rows = read_rows("basic_val.tsv", 2, ["( ( ( [MAX 3 ) 4 ) ] )\t4\r\n", "[SM 9 9 ]\t8"])
-    assert rows == [(parse("[MAX 3 4 ]"), 4), (parse("[SM 9 9 ]"), 8)]
+    assert list(rows) == [(parse("[MAX 3 4 ]"), 4), (parse("[SM 9 9 ]"), 8)]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_release_rows():
 )
 def test_release_rows_that_are_wrong(row, message):
     with pytest.raises(UsageError, match=message):
-        read_rows("basic_val.tsv", 2, ["[MAX 3 4 ]\t4", row])
+        list(read_rows("basic_val.tsv", 2, ["[MAX 3 4 ]\t4", row]))
 
 
 def test_references_by_hand():

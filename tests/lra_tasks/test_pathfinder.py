@@ -16,8 +16,9 @@ from lra_tasks.data.batches import evaluation_batches
 from lra_tasks.data.dataset import load
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import MissingData, UsageError
+from lra_tasks.sources.threads import in_threads
 from lra_tasks.tasks.pathfinder import drawing
-from lra_tasks.tasks.pathfinder import task as pathfinder
+from lra_tasks.tasks.pathfinder import release as release_files
 from lra_tasks.tasks.pathfinder.drawing import images, scene
 from lra_tasks.tasks.pathfinder.references import directions, find_discs, references
 from lra_tasks.tasks.pathfinder.release import read_metadata, read_pictures
@@ -443,7 +444,7 @@ def test_problems():
 @pytest.fixture
 def release(tmp_path, monkeypatch):
     """Four metadata files of ten pictures each; picture 7 of file 10 has no bytes."""
-    monkeypatch.setattr(pathfinder, "RELEASE_PICTURES", 40)
+    monkeypatch.setattr(release_files, "RELEASE_PICTURES", 40)
     made = images(32, 14, 3, 0, 40)
     folder = tmp_path / "mine" / "pathfinder32" / "curv_contour_length_14"
     (folder / "metadata").mkdir(parents=True)
@@ -475,7 +476,6 @@ def prepare_release(release, tmp_path):
         variant="release-32-14",
         manual_dir=release[0].parents[1],
         unofficial=True,
-        num_workers=1,
     )
 
 
@@ -581,11 +581,11 @@ def cut_short(release):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (missing_picture, MissingData, r"no .*1/sample_4\.png, which .*1\.npy lists"),
+        (missing_picture, MissingData, r"1/sample_4\.png is missing; .*1\.npy lists it"),
         (more_pictures, UsageError, r"1 has sample_10\.png, which .*1\.npy does not list"),
-        (twice_listed, MissingData, r"no .*1/sample_5\.png"),
+        (twice_listed, MissingData, r"1/sample_5\.png is missing"),
         (fewer_files, UsageError, r"curv_contour_length_14 has 30 pictures, expected 40"),
-        (no_metadata, MissingData, r"no .*metadata/K\.npy"),
+        (no_metadata, MissingData, r"metadata/K\.npy, K a number, is missing"),
         (other_size, UsageError, r"sample_4\.png is L 64 × 64, expected L 32 × 32"),
         (colour, UsageError, r"sample_4\.png is RGB 32 × 32, expected L 32 × 32"),
         (no_picture, UsageError, r"sample_4\.png cannot be read"),
@@ -616,7 +616,7 @@ def test_read_pictures_leaves_out_what_is_empty(release):
 
 @pytest.mark.parametrize(("task", "size"), [(PATHFINDER, 32), (PATHX, 128)])
 def test_prepared_pictures_are_the_drawn_ones(tmp_path, task, size):
-    prepare(task, tmp_path, variant=f"smoke-{size}", num_workers=1)
+    prepare(task, tmp_path, variant=f"smoke-{size}")
     start = 0
     for split, number in {"train": 256, "validation": 64, "test": 64}.items():
         source = load(task, split, tmp_path, variant=f"smoke-{size}")
@@ -631,14 +631,22 @@ def test_prepared_pictures_are_the_drawn_ones(tmp_path, task, size):
     assert batch["mask"].all()
 
 
-def test_workers_draw_the_same(tmp_path):
-    folders = [
-        prepare(PATHFINDER, tmp_path / str(number), variant="smoke-32", num_workers=number)
-        for number in (1, 2)
-    ]
-    one, two = (sorted(folder.glob("*array_record*")) for folder in folders)
-    assert [path.name for path in one] == [path.name for path in two]
-    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+def test_threads_keep_the_order_and_stay_near_the_reader():
+    begun = []
+
+    def double(number):
+        begun.append(number)
+        if number == 500:
+            raise ValueError("500")
+        return 2 * number
+
+    results = in_threads(double, range(1000))
+    assert list(itertools.islice(results, 100)) == list(range(0, 200, 2))
+    assert len(begun) < 100 + 10 * os.cpu_count()
+    with pytest.raises(ValueError, match="500"):
+        list(results)
+    assert len(begun) < 600 + 10 * os.cpu_count()
+    assert list(in_threads(double, [])) == []
 
 
 def test_tasks():

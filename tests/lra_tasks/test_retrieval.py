@@ -303,11 +303,13 @@ def test_acl_files_that_are_not_there(acl_files, tmp_path):
     ):
         prepare(RETRIEVAL, tmp_path, variant="acl")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingData, match=r"no acl-pairs-raw.tar.xz in .*empty. Put acl-pairs-raw.tar.xz"):
+    with pytest.raises(
+        MissingData, match=r"acl-pairs-raw.tar.xz is missing in .*empty. Put acl-pairs-raw.tar.xz"
+    ):
         prepare(RETRIEVAL, tmp_path, variant="acl", manual_dir=tmp_path / "empty")
     name, content = next(iter(acl_files.items()))
     sources.as_archive({name: content}, tmp_path / "acl-pairs-raw.tar.gz")
-    with pytest.raises(MissingData, match=r"no edges.tsv in .*acl-pairs-raw.tar.gz. Put"):
+    with pytest.raises(MissingData, match=r"edges.tsv is missing in .*acl-pairs-raw.tar.gz. Put"):
         prepare(RETRIEVAL, tmp_path, variant="acl", manual_dir=tmp_path)
     assert not (tmp_path / "lra_retrieval" / "acl").exists()
 
@@ -462,7 +464,7 @@ def test_release_that_is_not_there(tmp_path):
         prepare(RETRIEVAL, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        MissingData, match=r"nothing of the arena's in .*empty.* lra_release.gz .*--manual-dir"
+        MissingData, match=r"The arena's files are missing in .*empty.* lra_release.gz .*--manual-dir"
     ):
         prepare(RETRIEVAL, tmp_path, manual_dir=tmp_path / "empty")
 
@@ -470,7 +472,7 @@ def test_release_that_is_not_there(tmp_path):
 def test_release_that_is_not_whole(tmp_path):
     files = sources_retrieval.release()
     sources.as_archive(dict(list(files.items())[:-1]), tmp_path / "lra_release.gz")
-    with pytest.raises(MissingData, match=r"no new_aan_pairs.eval.tsv in .*lra_release.gz"):
+    with pytest.raises(MissingData, match=r"new_aan_pairs.eval.tsv is missing in .*lra_release.gz"):
         prepare(RETRIEVAL, tmp_path, manual_dir=tmp_path)
     twice = [*files.items(), ("elsewhere/new_aan_pairs.eval.tsv", b"")]
     sources.as_archive(twice, tmp_path / "lra_release.gz")

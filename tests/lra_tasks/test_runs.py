@@ -97,9 +97,9 @@ def test_the_latest_comes_first_and_each_once(smoke_race, smoke_run):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(UsageError, match="There is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         runs(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="There is no run in"):
+    with pytest.raises(UsageError, match="is not the folder of a run"):
         compared([tmp_path, tmp_path])
 
 
@@ -168,6 +168,7 @@ def test_command(smoke_race, resumable, width):
     assert [line.split() for line in both.stdout.splitlines() if line.startswith("mixer")] == [
         ["mixer", "hrr", "none"]
     ]
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", listed.stdout)
     for out in (listed.stdout, both.stdout):
         assert max(map(len, out.splitlines())) <= width
         assert "\x1b" not in out
@@ -193,11 +194,11 @@ def test_runs_named_from_here_and_from_the_root(smoke_race):
 def test_command_without_runs(tmp_path):
     result = arena.lra("runs", cwd=tmp_path)
     assert result.returncode == 2
-    assert "There is no folder runs. `lra train`" in result.stderr
+    assert "The folder runs does not exist. `lra train`" in result.stderr
     (tmp_path / "runs").mkdir()
     result = arena.lra("runs", cwd=tmp_path)
     assert result.returncode == 2
-    assert "There is no run in runs. `lra train`" in result.stderr
+    assert "No run was found in runs. `lra train`" in result.stderr
 
 
 # Names

@@ -94,12 +94,12 @@ REFUSED = [
     (r"pos/7_(\d+)", r"pos/7-\1", r"has aclImdb/train/pos/7-\d+\.txt; expected a name like 0_10.txt"),
     (r"neg/7_\d+\.txt", "neg/notes.md", r"has aclImdb/train/neg/notes.md; expected a name like 0_4.txt"),
     (r"neg/7_", "neg/07_", r"has aclImdb/train/neg/07_\d.txt; expected a name"),
-    (r"pos/7_\d+", "pos/7_6", r"train/pos/7_6.txt; the rating has to be 7 to 10"),
-    (r"neg/7_\d+", "neg/7_5", r"train/neg/7_5.txt; the rating has to be 1 to 4"),
-    (r"neg/7_\d+", "neg/7_0", r"train/neg/7_0.txt; the rating has to be 1 to 4"),
+    (r"pos/7_\d+", "pos/7_6", r"train/pos/7_6.txt; expected a rating of 7 to 10"),
+    (r"neg/7_\d+", "neg/7_5", r"train/neg/7_5.txt; expected a rating of 1 to 4"),
+    (r"neg/7_\d+", "neg/7_0", r"train/neg/7_0.txt; expected a rating of 1 to 4"),
     (r"pos/7_\d+", "pos/999_7", r"has no review with the ID 7 in train/pos, but higher ones"),
     (r"train/pos/159_.*", "none", r"has 159 train examples of the class positive; expected at least 160\."),
-    (r"test/neg/39_.*", "none", r"has unequal numbers of test examples a class: .*0: 39, 1: 40"),
+    (r"test/neg/39_.*", "none", r"has unequal numbers of test examples per class: .*0: 39, 1: 40"),
 ]
 
 

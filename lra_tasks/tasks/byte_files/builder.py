@@ -1,4 +1,4 @@
-"""The TFDS builder of Bytes, apart from the task's record because it imports TFDS."""
+"""The TFDS builder of Bytes, in a module of its own because it imports TFDS."""
 
 import functools
 import hashlib
@@ -19,15 +19,15 @@ from lra_tasks.task import SPLITS
 from lra_tasks.tasks.byte_files import task as byte_files
 
 SHARD_BYTES = 100_000_000
-LEAST_FILES = 10  # of a class: a tenth of them is the test split, another the validation split
-NAMED = 3  # of the files left out for a reason, so many are named
+LEAST_FILES = 10  # per class: a tenth of them is the test split, another the validation split
+NAMED = 3  # files named of those left out for one reason
 LAYOUT = "--manual-dir FOLDER names a folder that has a folder of files for each class."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(kw_only=True)
 class ByteFilesConfig(tfds.core.BuilderConfig):
-    """A collection of the user's, by the name it was given; the files say how many examples there are."""
+    """A collection of the user's files under a name of the user's choice."""
 
     num_examples: None = None
 
@@ -38,7 +38,7 @@ def _config(name: str) -> ByteFilesConfig:
 
 
 class File(NamedTuple):
-    """A file: the SHA-256 of what is stored of it, its class, its path, its size."""
+    """A file: the SHA-256 of its stored bytes, its class, its path, its size."""
 
     digest: bytes
     label: int
@@ -47,22 +47,22 @@ class File(NamedTuple):
 
 
 class ByteFiles(ArenaBuilder, skip_registration=True):
-    """The files of a folder, in which every folder is a class.
+    """The files of a folder with one subfolder per class.
 
     "tokens" are the first 131,072 bytes of a file; "label" is the number of its class in the order of their
-    names. All files of a class folder count, however deep they lie, but for those that are empty, that are
-    no regular files, or whose name or folder's name begins with a dot. A link to a file is read as a file. A
-    class folder may be a link; links to folders below it are not followed.
+    names. All files below the folder of a class count, except empty files, special files, and hidden files or
+    folders. A link to a file is read as a file. The folder of a class may be a link; links to folders below
+    it are not followed.
 
-    Files with the same content, as far as it is stored, are one example. A content that stands in two
-    classes is left out of both; more than one in a hundred of such are refused. The metadata count what was
-    left out, and name some of it.
+    Files with equal stored bytes are one example. If they belong to two classes, they are left out; if this
+    affects more than one content in a hundred, the folder is refused. The metadata count the files left out,
+    and name some.
 
-    In the order of the SHA-256 of their contents, the first tenth of each class is the test split and the
-    second the validation split; within a split the examples stand in this order too, which mixes the
-    classes. Splits and order follow from the contents alone.
+    Files are ordered by the SHA-256 of their stored bytes, which mixes the classes. The first tenth of each
+    class is the test split, the second tenth the validation split. Splits and order thus depend on the
+    contents alone.
 
-    Files are read twice, first to hash and then to store them, and one at a time.
+    Every file is read twice, first to hash it and then to store it.
     """
 
     name = "lra_bytes"
@@ -72,26 +72,26 @@ class ByteFiles(ArenaBuilder, skip_registration=True):
 
     @classmethod
     def config_named(cls, name: str) -> ByteFilesConfig:
-        """Returns the config called `name`, whatever name the user chose.
+        """Returns the config called `name`, for any name the user chose.
 
         Raises:
-          UsageError: It cannot be the name of a dataset.
+          UsageError: If the name cannot be the name of a dataset.
         """
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"The config of bytes is '{name}'. It is the name you give your collection, and has to be of "
-                "letters, digits, - and _, with a letter or digit first."
+                f"The variant of bytes is '{name}'. It is the name of your collection; expected letters, "
+                "digits, - and _, with a letter or digit first."
             )
         return _config(name)
 
     @classmethod
     def get_builder_config(cls, name: str, version: Any = None) -> ByteFilesConfig:
-        """Tells TFDS that any name is one of ours."""
+        """Returns the same config for TFDS, which knows only the default."""
         return cls.config_named(name)
 
     def read(self) -> dict[str, tuple[int, Iterable[Example]]]:
         if self.manual_dir is None:
-            raise MissingData(f"Bytes is made from files of yours. {LAYOUT}")
+            raise MissingData(f"Bytes is made from your own files. {LAYOUT}")
         left_out: dict[str, list[Path]] = defaultdict(list)
         folders = _class_folders(self.manual_dir, left_out)
         files = self._distinct(folders, left_out)
@@ -102,8 +102,8 @@ class ByteFiles(ArenaBuilder, skip_registration=True):
             if len(own) < LEAST_FILES:
                 reasons = (f"{len(paths)} {reason}, as {paths[0]}" for reason, paths in left_out.items())
                 raise UsageError(
-                    f"The class {folder.name} of {self.manual_dir} has {len(own)} files that can be used; it "
-                    f"has to have {LEAST_FILES}. Left out of all classes: {'; '.join(reasons) or 'none'}."
+                    f"The class {folder.name} of {self.manual_dir} has {len(own)} usable files, expected at "
+                    f"least {LEAST_FILES}. Left out of all classes: {'; '.join(reasons) or 'none'}."
                 )
             tenth = len(own) // 10
             cut = {"test": own[:tenth], "validation": own[tenth : 2 * tenth], "train": own[2 * tenth :]}
@@ -129,7 +129,7 @@ class ByteFiles(ArenaBuilder, skip_registration=True):
         return {split: (len(own), _examples(sorted(own))) for split, own in splits.items()}
 
     def _distinct(self, folders: list[Path], left_out: dict[str, list[Path]]) -> list[File]:
-        """One file for every content of one class, in the order of the contents' digests."""
+        """Returns one file per distinct content, ordered by digest, without contents of two classes."""
         paths = [(label, path) for label, folder in enumerate(folders) for path in _files(folder, left_out)]
         found: dict[bytes, File] = {}
         contradictory: dict[bytes, str] = {}
@@ -149,7 +149,7 @@ class ByteFiles(ArenaBuilder, skip_registration=True):
                 left_out["repeated"].append(path)
         if 100 * len(contradictory) > len(found):
             raise UsageError(
-                f"{len(contradictory):,} of {len(found):,} contents in {self.manual_dir} stand in two "
+                f"{len(contradictory):,} of {len(found):,} contents in {self.manual_dir} belong to two "
                 f"classes, more than one in a hundred: {next(iter(contradictory.values()))} are equal."
             )
         return [found[digest] for digest in sorted(found) if digest not in contradictory]
@@ -166,7 +166,7 @@ def _class_folders(folder: Path, left_out: dict[str, list[Path]]) -> list[Path]:
             left_out["outside of the class folders"].append(path)
     if len(classes) < 2:
         names = ", ".join(path.name for path in classes) or "none"
-        raise UsageError(f"{folder} has to have two class folders or more; it has {names}. {LAYOUT}")
+        raise UsageError(f"{folder} must have at least two folders, one per class; it has {names}. {LAYOUT}")
     return classes
 
 
@@ -187,7 +187,7 @@ def _files(folder: Path, left_out: dict[str, list[Path]]) -> Iterator[Path]:
             elif _is_regular(path):
                 yield path
             else:
-                left_out["no regular files"].append(path)
+                left_out["special files"].append(path)
 
 
 def _is_regular(path: Path) -> bool:
@@ -198,7 +198,7 @@ def _is_regular(path: Path) -> bool:
 
 
 def _content(path: Path) -> tuple[bytes, int]:
-    """What is stored of the file, and the size of the whole."""
+    """The stored bytes of the file, and its full size."""
     try:
         with path.open("rb") as file:
             return file.read(byte_files.MAX_BYTES), os.fstat(file.fileno()).st_size
@@ -208,8 +208,8 @@ def _content(path: Path) -> tuple[bytes, int]:
 
 def _unreadable(error: OSError) -> UsageError:
     return UsageError(
-        f"{error.filename} cannot be read: {error.strerror}. All that a class folder holds has to be "
-        "readable: mend it, or take it away."
+        f"{error.filename} cannot be read: {error.strerror}. Make it readable, or remove it "
+        "from the folder of its class."
     )
 
 
@@ -222,5 +222,5 @@ def _examples(files: Iterable[File]) -> Iterator[Example]:
 
 
 def _printable(name: str) -> str:
-    """The name of a file as UTF-8, which Linux does not ask it to be."""
+    """The name of a file as UTF-8, which Linux does not guarantee."""
     return os.fsencode(name).decode(errors="backslashreplace")

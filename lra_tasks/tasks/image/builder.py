@@ -1,4 +1,4 @@
-"""The TFDS builder of Image, apart from the task's record because it imports TFDS."""
+"""The TFDS builder of Image, in a module of its own because it imports TFDS."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -16,14 +16,14 @@ FILES = {
     "train": [f"data_batch_{number}.bin" for number in range(1, 6)],
     "test": ["test_batch.bin"],
 }
-AT_ONCE = 1_000  # records turned grey together
+AT_ONCE = 1_000  # records converted together
 
 
 class Image(CarvedBuilder, skip_registration=True):
-    """CIFAR-10 in grey, from the official archive or from files of its binary layout.
+    """CIFAR-10 in gray, from the official archive or from files of the same binary layout.
 
-    "tokens" are the 1,024 grey values row by row, see `image.grey`; "label" is the place of the class in
-    `image.CLASSES`. The validation split is a tenth of the published training split, 500 pictures a class.
+    "tokens" are the 1,024 gray values row by row, see `image.grey`; "label" is the index of the class in
+    `image.CLASSES`. The validation split is a tenth of the published training split, 500 pictures per class.
     """
 
     name = "lra_image"

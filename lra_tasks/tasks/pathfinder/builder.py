@@ -1,22 +1,21 @@
-"""The TFDS builder of Pathfinder and Path-X, apart from the tasks' records because it imports TFDS."""
+"""The TFDS builder of Pathfinder and Path-X, in a module of its own because it imports TFDS."""
 
-import contextlib
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
 from lra_tasks.errors import MissingData
-from lra_tasks.sources.builder import ArenaBuilder, Example
-from lra_tasks.sources.parts import Part
-from lra_tasks.sources.workers import Call, spread
+from lra_tasks.sources.builder import ArenaBuilder, Example, Splits
+from lra_tasks.sources.threads import in_threads
 from lra_tasks.task import SPLITS
 from lra_tasks.tasks.pathfinder import release, sizes
 from lra_tasks.tasks.pathfinder import task as pathfinder
 
-AT_ONCE = 4_000_000  # pixels that a worker makes before it hands them over
+AT_ONCE = 1_000_000  # pixels that a thread draws or reads in one call
 SHARD_BYTES = 100_000_000
 SMOKE = {"train": 256, "validation": 64, "test": 64}
 ALL_REPEATS = [*SPLITS, *(f"{a}/{b}" for a, b in itertools.combinations(SPLITS, 2))]
@@ -24,12 +23,12 @@ ALL_REPEATS = [*SPLITS, *(f"{a}/{b}" for a, b in itertools.combinations(SPLITS, 
 
 @dataclass(kw_only=True)
 class PathfinderConfig(tfds.core.BuilderConfig):
-    """What a config of `Pathfinder` holds.
+    """A variant of Pathfinder.
 
     Attributes:
       size: Side of the pictures in pixels.
       contour_length: Paddles of a long snake.
-      seed: Seed of `snakes.images`.
+      seed: Seed of `drawing.images`.
       num_examples: Examples of each split, taken from the seed's pictures in the order of `SPLITS`; None
         reads the arena's release instead.
     """
@@ -67,14 +66,14 @@ def _configs() -> Iterator[PathfinderConfig]:
 
 
 class Pathfinder(ArenaBuilder, skip_registration=True):
-    """Pathfinder of all sizes and contour lengths, drawn by `snakes.images` or read from the arena's release.
+    """Pathfinder of all sizes and contour lengths, drawn by `drawing.images` or read from the release.
 
-    "tokens" are grey values row by row; "label" is 1 if the discs are on one snake. Drawn pictures stand in
-    the order of their numbers, and exactly half of each split have the label 1.
+    "tokens" are gray values row by row; "label" is 1 if the discs are on one snake. Drawn pictures keep the
+    order of their numbers, and exactly half of each split have the label 1.
 
-    The release has no splits of its own. The arena's are eight, one and one tenth of it in an order that TFDS
-    drew in its builder. Here they are the first eight tenths, the next and the last, ordered by the number of
-    the metadata file and then as it lists them. The pictures of one file are no more alike than others.
+    The release has no splits of its own. The arena's splits are eight tenths, one and one, in an order that
+    TFDS drew in its builder. Here they are the first eight tenths, the next and the last, ordered by the
+    number of the metadata file and then as it lists them. Pictures of one file are no more alike than others.
     """
 
     name = "lra_pathfinder"
@@ -91,24 +90,32 @@ class Pathfinder(ArenaBuilder, skip_registration=True):
         if config.num_examples is None:  # published as they are
             self.may_repeat = frozenset(ALL_REPEATS)
 
-    def drawn(self) -> dict[str, list[Part]] | None:
+    def drawn(self) -> Splits | None:
         config: Any = self.builder_config
         if config.num_examples is None:
             return None
-        from lra_tasks.tasks.pathfinder import drawing
-
-        kind = (config.size, config.contour_length, config.seed)
-        work, start, step = {}, 0, AT_ONCE // self.pixels
-        for split in SPLITS:
-            stop = start + config.num_examples[split]
-            bounds = [(i, min(i + step, stop)) for i in range(start, stop, step)]
-            work[split] = [Part(f"{i:07d}-{j:07d}", j - i, drawing.images, (*kind, i, j)) for i, j in bounds]
-            start = stop
         metadata: Any = self.info.metadata
         metadata.update(origin="lra_tasks.tasks.pathfinder.drawing.images", seed=config.seed)
-        return work
+        splits, start = {}, 0
+        for split in SPLITS:
+            count = config.num_examples[split]
+            splits[split] = count, self._drawn(range(start, start + count))
+            start += count
+        return splits
 
-    def read(self) -> dict[str, tuple[int, Iterable[Example]]]:
+    def _drawn(self, numbers: range) -> Iterator[Example]:
+        from lra_tasks.tasks.pathfinder import drawing
+
+        config: Any = self.builder_config
+
+        def draw(some: range) -> dict[str, Any]:
+            kind = (config.size, config.contour_length, config.seed)
+            return drawing.images(*kind, some.start, some.stop)
+
+        for pictures in in_threads(draw, self._portions(numbers)):
+            yield from zip(pictures["tokens"], pictures["label"].tolist(), strict=True)
+
+    def read(self) -> Splits:
         config: Any = self.builder_config
         name = f"pathfinder{config.size}/{release.RELEASE_FOLDERS[config.contour_length]}"
         if self.manual_dir is None or not (self.manual_dir / name).is_dir():
@@ -126,12 +133,12 @@ class Pathfinder(ArenaBuilder, skip_registration=True):
             splits[split] = len(tenths), self._pictures(tenths)
         return splits
 
-    def _pictures(self, rows: list[Any]) -> Iterator[Example]:
+    def _pictures(self, rows: Sequence[release.Row]) -> Iterator[Example]:
         config: Any = self.builder_config
-        step = AT_ONCE // self.pixels
-        work: list[Call] = [
-            (release.read_pictures, (config.size, rows[i : i + step])) for i in range(0, len(rows), step)
-        ]
-        with contextlib.closing(spread(work, self.num_workers)) as chunks:
-            for pictures in chunks:
-                yield from pictures
+        read = functools.partial(release.read_pictures, config.size)
+        return itertools.chain.from_iterable(in_threads(read, self._portions(rows)))
+
+    def _portions(self, items: Any) -> Iterator[Any]:
+        """Slices of a sequence, one per call of a thread."""
+        step = max(1, AT_ONCE // self.pixels)
+        return (items[start : start + step] for start in range(0, len(items), step))

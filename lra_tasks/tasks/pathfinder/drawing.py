@@ -1,37 +1,37 @@
 """The pictures of Pathfinder: dashed snakes on black, and a disc on two of their ends.
 
 A snake is a chain of paddles, short straight strokes with gaps between them. Two long snakes, the targets,
-and some short ones, the distractors, lie in the picture without touching. One disc marks an end of a target;
+and some short ones, the distractors, share the picture without touching. One disc marks an end of a target;
 the second disc marks the other end of the same target (label 1) or an end of the other target (label 0). The
 task is that of Linsley et al. (2018, arXiv 1805.08315), with the sizes, lengths and brightnesses that the
 Long Range Arena (Tay et al. 2021, arXiv 2011.04006) gave it. The generator is our own.
 
 Picture number i of (size, contour length, seed) is a pure function of these and the same on every machine:
-random numbers, geometry and drawing are 64-bit integer arithmetic, down to the two tables they look up. Numba
-compiles it, some seconds in every process. The machine code is not cached on disk: many workers start at
-once, perhaps on machines of several kinds, perhaps from a folder that cannot be written.
+random numbers, geometry and drawing are 64-bit integer arithmetic, including the two lookup tables. Numba
+compiles it in some seconds per process. The machine code is not cached on disk, because the package's folder
+may be read-only.
 
 Geometry. Lengths are in pixels times `UNIT`, directions in `TURN` parts of a circle; x grows to the right, y
 downwards, and the pixel in row r and column c is the square from (c, r) to (c + 1, r + 1). From the end of a
 paddle a snake goes straight on for a margin, less up to a pixel, turns by an angle a of density
 cos²(continuity · a), |a| < 90° / continuity, and goes another margin to the start of the next paddle. The gap
-between neighbouring paddles is thus 2 · margin at most. All other pairs of paddles keep their centre lines
-2 · margin + clearance apart, so what lies nearest to the end of a paddle is always the next paddle of its own
+between neighboring paddles is thus 2 · margin at most. All other pairs of paddles keep their center lines
+2 · margin + clearance apart, so the paddle nearest to the end of a paddle is always the next one of its own
 snake.
 
-The targets grow in turn. A snake that finds no place for its next paddle, and either snake when both are
-complete but the discs' places are wrong, takes back a few paddles; after many such setbacks all starts anew.
+The targets grow in turn. A snake without a place for its next paddle takes back a few paddles; so does one
+of two complete snakes if the discs' places are wrong. After many setbacks the picture starts again.
 
-How the pictures differ from those of the generator of origin:
-- Snakes never touch or cross, and no disc touches a paddle but at its own end. There, some do.
-- The two places that the second disc may take are equally far from the first disc, to a pixel, and the label
-  is drawn apart from the rest. So the distance between the discs tells nothing, and the picture of the other
+Differences from the original generator:
+- Snakes never touch or cross, and a disc touches a paddle only at its own end. In the original, some do.
+- The two possible places of the second disc are equally far from the first disc, up to a pixel, and the label
+  is drawn independently. So the distance between the discs is uninformative, and the picture of the other
   label is the same picture with one disc moved.
 - Pictures 2j and 2j + 1 have different labels: every even number of pictures is balanced.
-- Strokes stand anywhere between the pixels, and are filtered once and exactly.
+- Strokes have subpixel positions, and are filtered once and exactly.
 """
 
-# Numba infers the types of what it compiles.
+# Numba infers the types of compiled functions.
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 
 import functools
@@ -66,13 +66,13 @@ class _Spec(NamedTuple):
       contour_length: Paddles of a target.
       distractors: Their number, room permitting.
       distractor_length: Paddles of a distractor.
-      least_margin, most_margin: Half the gap between neighbouring paddles is one of these two.
+      least_margin, most_margin: The two values of half the gap between neighboring paddles.
       length, thickness: Of a paddle.
-      clearance: By how much paddles that are no neighbours keep farther apart than neighbours.
-      end_clearance: The same, where one of the two is at an end of a target.
-      border: Least distance of a centre line from the picture's edge.
+      clearance: Additional distance of paddles that are not neighbors.
+      end_clearance: The same if one of the two is at an end of a target.
+      border: Least distance of a center line from the picture's edge.
       seed_distance: Between the ends that the two targets start with.
-      widest_turn: Bound of the angle between neighbouring paddles.
+      widest_turn: Bound of the angle between neighboring paddles.
       radius: Of a disc.
       level: Brightness of a pixel that a paddle covers; a disc has 255.
       window: Reach of the Lanczos kernel that smooths all edges.
@@ -96,9 +96,9 @@ class _Spec(NamedTuple):
     window: int
 
 
-# The arena's parameters, and five of our own:
-# - clearance: leaves a pixel between a disc and what it does not stand on. At 256 pixels a disc hides the
-#   paddle it is at the end of, and there the next paddle is still the nearest thing to it;
+# The arena's parameters, and five others:
+# - clearance: leaves a pixel between a disc and other snakes. At 256 pixels a disc hides the paddle at its
+#   own end, and the next paddle is still the nearest object;
 # - border: leaves half a pixel between a disc and the picture's edge; at 256 pixels it is the arena's frame;
 # - window: the arena's, but at 32 pixels, where it leaves too little black unless snakes may overlap;
 # - STROKE: the arena's strokes are half a pixel longer than the paddles they are for, as both end points
@@ -199,7 +199,7 @@ def _ahead(x, y, direction, distance):
 
 @numba.njit
 def _is_near(x, y, paddle, reach):
-    """Whether (x, y) is nearer than `reach` to the centre line of a paddle."""
+    """Whether (x, y) is nearer than `reach` to the center line of a paddle."""
     dx, dy = paddle[2] - paddle[0], paddle[3] - paddle[1]
     px, py = x - paddle[0], y - paddle[1]
     along, square = px * dx + py * dy, dx * dx + dy * dy
@@ -214,7 +214,7 @@ def _is_near(x, y, paddle, reach):
 
 @numba.njit
 def _place(spec, margin, paddles, row, x, y, direction, snake, previous):
-    """Puts a paddle that starts at (x, y) into `row`, if it fits; `previous` is its neighbour's row or -1."""
+    """Puts a paddle that starts at (x, y) into `row`, if it fits; `previous` is its neighbor's row or -1."""
     new = paddles[row]
     new[0], new[1] = x, y
     new[2], new[3] = _ahead(x, y, direction, spec.length)
@@ -230,7 +230,7 @@ def _place(spec, margin, paddles, row, x, y, direction, snake, previous):
             continue
         ends = is_end or i < 2 or 0 <= i - 2 * (spec.contour_length - 1) < 2
         reach = 2 * margin + (spec.end_clearance if ends else spec.clearance)
-        # Of two centre lines that cross, an end lies within half a length, less than the reach, of the other.
+        # If two center lines cross, an end of one is within half a length, less than the reach, of the other.
         for end in range(0, 4, 2):
             near = _is_near(new[end], new[end + 1], other, reach)
             if near or _is_near(other[end], other[end + 1], new, reach):
@@ -344,7 +344,7 @@ def _scene(state, spec, paddles, discs):
 
 @numba.njit
 def _covered(integral, window, v, half):
-    """How much of the kernel around v falls on -half .. half; what would be less than nothing is nothing."""
+    """The part of the kernel around v that falls on -half .. half, at least 0."""
     low = min(max((v - half + window) * STEPS // UNIT, 0), len(integral) - 1)
     high = min(max((v + half + window) * STEPS // UNIT, 0), len(integral) - 1)
     return max(integral[high] - integral[low], 0)
@@ -371,7 +371,7 @@ def _paint(picture, spec, integral, x, y, direction, half_length, half_thickness
             picture[pixel] = max(picture[pixel], ink)
 
 
-@numba.njit
+@numba.njit(nogil=True)  # several threads draw at once
 def _draw(keys, start, spec, integral, paddles, discs, tokens, labels):
     """Draws pictures start, start + 1, .. into the rows of `tokens`; the last one's scene stays behind."""
     state = np.empty(1, np.uint64)
@@ -406,21 +406,21 @@ def _pictures(size: int, contour_length: int, seed: int, start: int, stop: int) 
 
 
 def images(size: int, contour_length: int, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Draws pictures start .. stop - 1 of (size, contour length, seed): one process's share of the work.
+    """Draws pictures start .. stop - 1 of (size, contour length, seed).
 
     Args:
       size: Side of the pictures in pixels, 32, 64, 128 or 256.
       contour_length: Paddles of each of the two long snakes, 6, 9 or 14.
       seed: Any int.
-      start, stop: Ints ≥ 0; neighbouring pictures are independent but for their labels.
+      start, stop: Ints ≥ 0; neighboring pictures are independent except for their labels.
 
     Returns:
-      "tokens", uint8 (stop - start, size · size), grey pixels row by row, 0 is black; and "label", int64
-      (stop - start,), 1 if both discs are on one snake. Of pictures 2j and 2j + 1 one has the label 1. The
-      first call in a process takes some seconds longer.
+      "tokens", uint8 (stop - start, size · size), gray pixels row by row, 0 is black; and "label", int64
+      (stop - start,), 1 if both discs are on one snake. One of the pictures 2j and 2j + 1 has the label 1.
+      The first call in a process takes some seconds longer.
 
     Raises:
-      UsageError: There are no pictures of this size, contour length or number.
+      UsageError: If the size, contour length or number is impossible.
 
     >>> pictures = images(size=32, contour_length=14, seed=0, start=0, stop=2)
     >>> pictures["tokens"].shape, int(pictures["label"].sum())
@@ -432,14 +432,14 @@ def images(size: int, contour_length: int, seed: int, start: int, stop: int) -> 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, in pixels; x grows to the right, y downwards.
+    """The geometry of a picture in pixels; x grows to the right, y downwards.
 
     Attributes:
-      paddles: Centre lines, float64 (number of paddles, 2, 2): start and end, x and y. Those of a snake stand
-        in the order in which they follow each other.
-      snakes: int64 (number of paddles,), the snake of each: 0 and 1 are the long ones.
-      discs: Middles of the two discs, float64 (2, 2).
-      elsewhere: Where the second disc is in the picture of the other label, float64 (2,).
+      paddles: Center lines, float64 (number of paddles, 2, 2): start and end, x and y; in order along each
+        snake.
+      snakes: Snake of each paddle, int64 (number of paddles,): 0 and 1 are the long ones.
+      discs: Centers of the two discs, float64 (2, 2).
+      elsewhere: Center of the second disc in the picture of the other label, float64 (2,).
       label: 1 if both discs are on one snake, or 0.
     """
 

@@ -1,4 +1,4 @@
-"""The arena's own Pathfinder pictures and their metadata."""
+"""The Pathfinder pictures of the arena's release, and their metadata."""
 
 import io
 import re
@@ -8,29 +8,28 @@ from pathlib import Path
 from lra_tasks.errors import MissingData, UsageError
 
 RELEASE_FOLDERS = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_length_14"}
-
-
 RELEASE_PICTURES = 200_000  # of each size and contour length
+Row = tuple[Path, int]  # file and label of a picture
 
 
-def release_rows(folder: Path, contour_length: int) -> list[tuple[Path, int]]:
+def release_rows(folder: Path, contour_length: int) -> list[Row]:
     """Reads the metadata of the release's pictures of one size and contour length.
 
     Args:
       folder: For example pathfinder32/curv_contour_length_14, with metadata/K.npy and imgs/K/sample_N.png.
-      contour_length: What every row has to say.
+      contour_length: Expected contour length of every row.
 
     Returns:
       File and label of every picture, ordered by K and then as in the metadata.
 
     Raises:
-      MissingData: The folder, or a picture in it, is not there.
-      UsageError: Metadata and pictures do not fit together, or there are not `RELEASE_PICTURES`; the message
-        names the file, what was expected and what is there.
+      MissingData: If the folder, or a picture in it, is missing.
+      UsageError: If metadata and pictures do not match, or their number is not `RELEASE_PICTURES`; the
+        message names the file, the expected and the found.
     """
     metadata = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (len(path.name), path.name))
     if not metadata:
-        raise MissingData(f"There is no {folder / 'metadata' / 'K.npy'}, K a number.")
+        raise MissingData(f"{folder / 'metadata' / 'K.npy'}, K a number, is missing.")
     rows = []
     for path in metadata:
         pictures = folder / "imgs" / path.stem
@@ -39,7 +38,7 @@ def release_rows(folder: Path, contour_length: int) -> list[tuple[Path, int]]:
         found = {file.name for file in pictures.glob("*.png")}
         for name in names:
             if name not in found:
-                raise MissingData(f"There is no {pictures / name}, which {path} lists.")
+                raise MissingData(f"{pictures / name} is missing; {path} lists it.")
             found.remove(name)
         if found:
             raise UsageError(f"{pictures} has {min(found)}, which {path} does not list.")
@@ -50,20 +49,20 @@ def release_rows(folder: Path, contour_length: int) -> list[tuple[Path, int]]:
 
 
 def read_metadata(path: Path, contour_length: int) -> list[tuple[str, int]]:
-    """Reads the rows of one metadata file of the release: text, in spite of its name, or an array of strings.
+    """Reads one metadata file of the release: text, in spite of its name, or an array of strings.
 
-    Of the columns, folder (the 1st), file (2nd), label (4th) and contour length (6th) are looked at. An array
-    of Python objects is refused: it is a pickle, and to read it is to run whatever it says.
+    The columns read are folder (1st), file (2nd), label (4th) and contour length (6th). An array of Python
+    objects is refused: it is a pickle, and reading a pickle runs its code.
 
     Args:
-      path: The file metadata/K.npy, whose rows name pictures in the folder imgs/K.
-      contour_length: What every row has to say.
+      path: The file metadata/K.npy, with a row per picture in the folder imgs/K.
+      contour_length: Expected contour length of every row.
 
     Returns:
       Name and label, 0 or 1, of every picture.
 
     Raises:
-      UsageError: The file cannot be read or a row is wrong; the message names file and row.
+      UsageError: If the file cannot be read or a row is wrong; the message names file and row.
     """
     content = path.read_bytes()
     if content.startswith(b"\x93NUMPY"):
@@ -93,19 +92,19 @@ def read_metadata(path: Path, contour_length: int) -> list[tuple[str, int]]:
     return read
 
 
-def read_pictures(size: int, rows: Sequence[tuple[Path, int]]) -> list[tuple[bytes, int]]:
-    """Decodes pictures of the release: one worker's share of the reading.
+def read_pictures(size: int, rows: Sequence[Row]) -> list[tuple[bytes, int]]:
+    """Decodes pictures of the release.
 
     Args:
-      size: Side they have to have.
-      rows: Files and labels, of `release_rows`.
+      size: Expected side of the pictures.
+      rows: Rows of `release_rows`.
 
     Returns:
-      Pixels, one a byte, row by row, and label of every picture. A file of no bytes is left out, as the arena
-      does; the release has one, pathfinder32/curv_baseline/imgs/0/sample_172.png.
+      Pixels as bytes, row by row, and label of every picture. An empty file is left out, as in the arena;
+      the release has one, pathfinder32/curv_baseline/imgs/0/sample_172.png.
 
     Raises:
-      UsageError: A file is no grey PNG of that size; the message names it.
+      UsageError: If a file is not a gray PNG of that size; the message names it.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -117,7 +116,7 @@ def read_pictures(size: int, rows: Sequence[tuple[Path, int]]) -> list[tuple[byt
             with Image.open(path, formats=["PNG"]) as picture:
                 form = f"{picture.mode} {picture.width} × {picture.height}"
                 if form != f"L {size} × {size}":
-                    raise UsageError(f"{path} is {form}, expected L {size} × {size}: 8-bit grey.")
+                    raise UsageError(f"{path} is {form}, expected L {size} × {size}: 8-bit gray.")
                 pictures.append((picture.tobytes(), label))
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             if isinstance(error, UsageError):

@@ -1,4 +1,4 @@
-"""The TFDS builder of Retrieval, apart from the task's record because it imports TFDS."""
+"""The TFDS builder of Retrieval, in a module of its own because it imports TFDS."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ MOST_MALFORMED = 100  # lines of a file; and no more than one in a thousand
 WHERE_RELEASE = (
     f"The arena's release has {', '.join(RELEASE_FILES.values())} in tsv_data. Put these three files, or the "
     "whole archive lra_release.gz (8.2 GB) as it is, into a folder and name that: --manual-dir FOLDER. It is "
-    "not downloaded from here; github.com/google-research/long-range-arena says where it is."
+    "not downloaded automatically; see github.com/google-research/long-range-arena."
 )
 
 ACL = ("acl-pairs-raw", "acl-pairs-raw.tar*")
@@ -45,11 +45,11 @@ WHERE_ACL = (
 
 @dataclass(kw_only=True)
 class RetrievalConfig(tfds.core.BuilderConfig):
-    """What a config of `Retrieval` holds.
+    """A variant of Retrieval.
 
     Attributes:
-      release: Whether the arena's release is read; otherwise pairs are made by `acl_pairs`.
-      num_examples: Examples of each split; None takes all that the source gives.
+      release: Whether the arena's release is read; otherwise `acl_pairs` makes pairs.
+      num_examples: Examples of each split; None takes all of the source.
     """
 
     release: bool = False
@@ -59,12 +59,12 @@ class RetrievalConfig(tfds.core.BuilderConfig):
 class Retrieval(ArenaBuilder, skip_registration=True):
     """Pairs of papers: the arena's, from its release, or our own.
 
-    "tokens1" and "tokens2" are the bytes of the two texts; "label" is 1 where one paper cites the other. In
-    our own pairs it is the first that cites the second; which it is in the arena's, its files do not say.
+    "tokens1" and "tokens2" are the bytes of the two texts; "label" is 1 if one paper cites the other. In our
+    own pairs the first cites the second; the arena's files do not give the direction.
 
-    The release's files are read from a folder or straight out of the archive: once to check, count and hash
-    them, and once more for every split, because they may stand in the archive in any order. A line that
-    cannot be read is left out and counted, up to a limit. Pairs that the release repeats are kept.
+    The release's files are read from a folder or directly from the archive: once to verify, count and hash
+    them, and once more per split, because their order in the archive is arbitrary. An unreadable line is left
+    out and counted, up to a limit. Repeated pairs of the release are kept.
     """
 
     name = "lra_retrieval"
@@ -122,7 +122,7 @@ class Retrieval(ArenaBuilder, skip_registration=True):
                 malformed[name] = {"left out": len(wrong), "first": wrong[:3]}
         for name in RELEASE_FILES.values():
             if name not in counts:
-                raise MissingData(f"There is no {name} in {path}. {WHERE_RELEASE}")
+                raise MissingData(f"{name} is missing in {path}. {WHERE_RELEASE}")
         found = {split: counts[name] for split, name in RELEASE_FILES.items()}
         metadata: Any = self.info.metadata
         metadata.update(origin="the Long Range Arena's release", sha256=digests, malformed=malformed)
@@ -137,7 +137,7 @@ class Retrieval(ArenaBuilder, skip_registration=True):
                 return self.manual_dir / folder
         archive = archives.find(self.manual_dir, *RELEASE_ARCHIVES)
         if archive is None:
-            raise MissingData(f"There is nothing of the arena's in {self.manual_dir}. {WHERE_RELEASE}")
+            raise MissingData(f"The arena's files are missing in {self.manual_dir}. {WHERE_RELEASE}")
         return archive
 
     def _make_pairs(self, num_examples: dict[str, int] | None) -> dict[str, tuple[int, Iterable[Example]]]:
@@ -168,13 +168,13 @@ class Retrieval(ArenaBuilder, skip_registration=True):
         }
 
     def _read_acl(self) -> tuple[dict[str, list[bytes]], dict[str, str]]:
-        """Lines and SHA-256 of each of the files."""
+        """Returns lines and SHA-256 of each file."""
         if self.manual_dir is None:
             raise MissingData(f"Pairs of our own need papers and citations. {WHERE_ACL}")
         folder = self.manual_dir
         path = folder if (folder / "papers.jsonl").is_file() else archives.find(folder, *ACL)
         if path is None:
-            raise MissingData(f"There is no acl-pairs-raw.tar.xz in {folder}. {WHERE_ACL}")
+            raise MissingData(f"acl-pairs-raw.tar.xz is missing in {folder}. {WHERE_ACL}")
         lines, digests = {}, {}
         for member, file in archives.members(path):
             name = PurePosixPath(member).name
@@ -184,12 +184,12 @@ class Retrieval(ArenaBuilder, skip_registration=True):
                 digests[name] = hashlib.sha256(content).hexdigest()
         for name in ACL_SHA256:
             if name not in lines:
-                raise MissingData(f"There is no {name} in {path}. {WHERE_ACL}")
+                raise MissingData(f"{name} is missing in {path}. {WHERE_ACL}")
         return lines, {name: digests[name] for name in ACL_SHA256}
 
 
 def _release_files(path: Path) -> Generator[tuple[str, BinaryIO], None, None]:
-    """Name and content of the release's files, from a folder or an archive."""
+    """Yields name and content of the release's files, from a folder or an archive."""
     if path.is_dir():
         for name in RELEASE_FILES.values():
             if (path / name).is_file():

@@ -1,4 +1,4 @@
-"""The TFDS builder of Text, apart from the task's record because it imports TFDS."""
+"""The TFDS builder of Text, in a module of its own because it imports TFDS."""
 
 import re
 from pathlib import Path
@@ -18,11 +18,11 @@ _FILE_NAME = re.compile(r"(0|[1-9][0-9]*)_([0-9]+)\.txt")
 
 
 class Text(CarvedBuilder, skip_registration=True):
-    """Film reviews, from the official archive or from files of its layout.
+    """Film reviews, from the official archive or from files of the same layout.
 
-    The layout is `{train,test}/{pos,neg}/ID_RATING.txt`; other files, such as unlabelled reviews, are left
-    alone. "tokens" are the bytes of the review's file as they are; "label" is 0 for negative, 1 for positive.
-    The validation split is a tenth of the published training split, 1,250 reviews a class.
+    The layout is `{train,test}/{pos,neg}/ID_RATING.txt`; other files, such as unlabeled reviews, are
+    ignored. "tokens" are the bytes of the review's file; "label" is 0 for negative, 1 for positive. The
+    validation split is a tenth of the published training split, 1,250 reviews per class.
     """
 
     name = "lra_text"
@@ -53,7 +53,7 @@ class Text(CarvedBuilder, skip_registration=True):
             number, rating = map(int, parsed.groups())
             ratings, known = RATINGS[kind], numbers[f"{split}/{kind}"]
             if rating not in ratings:
-                raise UsageError(f"{path} has {name}; the rating has to be {ratings[0]} to {ratings[-1]}.")
+                raise UsageError(f"{path} has {name}; expected a rating of {ratings[0]} to {ratings[-1]}.")
             if number in known:
                 raise UsageError(f"{path} has {name} and another review with the ID {number} beside it.")
             tokens = file.read(MAX_BYTES + 1)
