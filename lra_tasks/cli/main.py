@@ -152,19 +152,10 @@ def _task(kind: type[Any], arguments: Sequence[str]) -> str | None:
     """The name of the task, before the arguments are parsed: the first argument, or a known name."""
     if arguments and not arguments[0].startswith("-"):
         return get_task(arguments[0]).key  # raises UsageError
-    switches = {
-        f"--{no}{field.name}"
-        for field in dataclasses.fields(kind)
-        if field.type is bool
-        for no in ("", "no-")
-    }
-    before = ["", *("" if argument in switches else argument for argument in arguments)]
-    return next(
-        (
-            argument
-            for flag, argument in zip(before, arguments, strict=False)
-            if argument in TASKS
-            and (not flag.startswith("--") or "=" in flag)  # else it is that flag's value
-        ),
-        None,
-    )
+    switches = [field.name for field in dataclasses.fields(kind) if field.type is bool]
+    alone = {f"--{no}{name}" for name in switches for no in ("", "no-")}
+    before = ["", *("" if argument in alone else argument for argument in arguments)]
+    for flag, argument in zip(before, arguments, strict=False):
+        if argument in TASKS and (not flag.startswith("--") or "=" in flag):  # else it is that flag's value
+            return argument
+    return None
