@@ -33,7 +33,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers
     for number, row in enumerate(rows):
         if number:
             print()
-        _print_columns((header[0], row[0]), list(zip(header[1:], row[1:], strict=True)), numbers)
+        pairs = list(zip(header, row, strict=True))
+        _print_columns(pairs[0], pairs[1:], numbers and _fits(pairs[0], pairs[1:], numbers))
 
 
 def _whole(columns: Sequence[Sequence[str]], numbers: bool) -> list[bool]:
@@ -142,8 +143,7 @@ def print_report(result: Any, folder: Path) -> None:
 
     print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
     print()
-    for name, accuracy in result.references.items():
-        print(f"{accuracy:8.2f} %  {name}")
+    print_definitions((f"{accuracy:6.2f} %", name) for name, accuracy in result.references.items())
     published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
     print_paragraphs(*([f"Published, not measured here: {published}."] if published else []), *result.notes)
     print(f"\nWritten to {folder}: report.md, report.csv, report.json, report.png")

@@ -128,12 +128,12 @@ def test_prepare_all_says_what_is_missing(copied, manual_dir, tmp_path):
     table, *paragraphs = result.stdout.split("\n\n")
     rows = [line.split()[:2] for line in table.splitlines()[2:] if not line.startswith(" ")]
     assert rows == [
-        ["listops", "there"],
+        ["listops", "exists"],
         ["text", "made"],
         ["retrieval", "missing"],
         ["image", "missing"],
-        ["pathfinder", "there"],
-        ["pathx", "there"],
+        ["pathfinder", "exists"],
+        ["pathx", "exists"],
     ]
     retrieval, image = (" ".join(paragraph.split()) for paragraph in paragraphs)
     assert retrieval.startswith("retrieval: acl-pairs-raw.tar.xz is missing in")
@@ -147,7 +147,7 @@ def test_prepare_all_says_what_is_missing(copied, manual_dir, tmp_path):
 def test_prepare_all_prepared(all_made):
     result = arena.lra("prepare", "all", "--variant", "smoke", "--data-dir", all_made[0], env=NO_NETWORK)
     assert result.returncode == 0, result
-    assert result.stdout.count("there already") == 6
+    assert result.stdout.count("exists") == 6
 
 
 def test_prepare_all_goes_on_after_any_error_but_a_request_to_stop(copied, monkeypatch):

@@ -151,6 +151,18 @@ def test_list():
     assert ESCAPE not in result.stdout
 
 
+@pytest.mark.parametrize("numbers", [True, False])
+def test_long_names_in_tables_are_not_cut(numbers, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "50")
+    names = ["x" * 70, "/a/path/that/is/longer/than/the/terminal/and/has/no/blank/in/it"]
+    print_table(("run", "state", "test, %"), [(name, "finished", "12.25") for name in names], numbers=numbers)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 50
+    assert out.count("12.25") == out.count("finished") == 2
+    for name in names:
+        assert name in re.sub(r"(state|test, %|\s|run|finished|12\.25|─)+", "", out)
+
+
 @pytest.mark.parametrize("width", [40, 50, 80])
 def test_tables_fit_and_keep_numbers_whole(width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
