@@ -41,11 +41,6 @@ class DatasetDir:
         return self.task.builder_class()
 
     @property
-    def is_drawn(self) -> bool:
-        """Whether the dataset is drawn from a seed, and not read from files."""
-        return bool(getattr(self.builder_class.config_named(self.variant), "num_examples", None))
-
-    @property
     def root(self) -> Path:
         return data_root(self.data_dir)
 

@@ -54,6 +54,14 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Returns the config called `name`, or None."""
         return next((config for config in cls.BUILDER_CONFIGS if config.name == name), None)
 
+    @classmethod
+    def is_drawn(cls, name: str) -> bool:
+        """Whether the config called `name` is drawn from a seed, and not read from files."""
+        return (
+            cls.drawn is not ArenaBuilder.drawn
+            and getattr(cls.config_named(name), "num_examples", None) is not None
+        )
+
     def drawn(self) -> Splits | None:
         """Returns the splits, drawn from a seed while they are iterated; None if the config reads files."""
         return None

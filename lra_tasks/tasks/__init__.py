@@ -5,17 +5,17 @@ import importlib
 
 from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.task import SPLITS, Examples, Task
-from lra_tasks.tasks.byte_files import task as byte_files
-from lra_tasks.tasks.image import task as image
-from lra_tasks.tasks.listops import task as listops
-from lra_tasks.tasks.pathfinder import task as pathfinder
-from lra_tasks.tasks.retrieval import task as retrieval
-from lra_tasks.tasks.text import task as text
+from lra_tasks.tasks.byte_files.task import TASK as BYTES
+from lra_tasks.tasks.image.task import TASK as IMAGE
+from lra_tasks.tasks.listops.task import TASK as LISTOPS
+from lra_tasks.tasks.pathfinder.task import PATHFINDER, PATHX
+from lra_tasks.tasks.retrieval.task import TASK as RETRIEVAL
+from lra_tasks.tasks.text.task import TASK as TEXT
 
 __all__ = ["ARENA", "SPLITS", "TASKS", "Examples", "Task", "get_task"]
 
-ARENA = (listops.TASK, text.TASK, retrieval.TASK, image.TASK, pathfinder.PATHFINDER, pathfinder.PATHX)
-TASKS: dict[str, Task] = {task.name: task for task in (*ARENA, byte_files.TASK)}
+ARENA = (LISTOPS, TEXT, RETRIEVAL, IMAGE, PATHFINDER, PATHX)
+TASKS: dict[str, Task] = {task.name: task for task in (*ARENA, BYTES)}
 
 
 def get_task(name: str) -> Task:

@@ -191,7 +191,7 @@ def prepare_drawn(config: Config, data_dir: str | os.PathLike[str] | None, progr
     """Prepares a dataset that is drawn, not read from files of the user, and is not there yet."""
     task, variant = get_task(config.task), config.settings.variant
     place = DatasetDir(task, variant, data_dir)
-    if place.is_drawn and not place.folder.exists():
+    if place.builder_class.is_drawn(variant) and not place.folder.exists():
         progress.say(f"{task.title(variant)} is not prepared yet: it is drawn now, into {place.folder}")
         prepare(task, data_dir, variant=variant, progress=progress)
 
