@@ -103,7 +103,7 @@ $complete_with
 echo "${{COMPREPLY[*]}}"
 """
     result = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout == "smoke quick small lra paper\n"
+    assert result.stdout == "smoke quick small arena paper\n"
 
 
 def test_greeting():
@@ -198,7 +198,7 @@ def test_tables_fit_and_keep_numbers_whole(width, monkeypatch, capsys):
         (("bench", "train", "--lenghts", "8"), ["--lenghts", "Did you mean --lengths?"]),
         (("bench",), ["requires", "attention"]),
         (("train", "listops", "--num-steps", "many"), ["--num-steps", "many"]),
-        (("train", "listops", "--model.num-heads", "3", "--model.width", "8"), ["divide", "8", "3"]),
+        (("train", "listops", "--model.num-heads", "3", "--model.width", "8"), ["divisor", "8", "3"]),
         (("train", "listops", "--num-steps", "0"), ["--num-steps", "at least 1", "0"]),
         (("train", "listops", "--seed", "-1"), ["--seed", "-1"]),
         (("train", "--variant", "image", "bytes"), ["bytes is not prepared", "bytes --variant image"]),

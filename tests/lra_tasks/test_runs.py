@@ -157,7 +157,7 @@ def test_command(smoke_race, resumable, width):
     listed = arena.lra("runs", cwd=resumable.parent.parent.parent, env=env)
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.startswith("runs/mine (listops/smoke)\nrun")
-    assert "\nhrr-seed0  resumable" in listed.stdout
+    assert re.search(r"hrr-seed0\s.*resumable", listed.stdout, re.DOTALL)
     assert "mixer" not in listed.stdout  # the name tells
     if width == 80:
         assert listed.stdout.count("hrr-seed0") == 1
