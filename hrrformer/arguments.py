@@ -110,10 +110,9 @@ def _key_padding(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
     elif _fits(mask, pairs):
         keys = _common_keys(mask)
         note = " without known values (traced, as under jax.jit)" if _values(mask) is None else ""
-    elif _is_causal(mask):
-        note = f" with the values of a causal mask (for padding of these lengths reshape it to {four})"
     elif _fits(mask, two):
-        keys = mask
+        keys = None if _is_causal(mask) else mask
+        note = f" with the values of a causal mask (for padding of these lengths reshape it to {four})"
     if keys is None:
         raise ValueError(
             f"mask must be a key-padding mask of shape {two} or {four}; got {mask.shape}{note}. HRR attention"
@@ -139,7 +138,7 @@ def _values(mask: Array) -> np.ndarray | None:
 
 
 def _is_causal(mask: Array) -> bool:
-    """Whether a square mask is known to be the causal one."""
+    """Whether a mask is square and known to be the causal one."""
     if mask.ndim != 2 or mask.shape[0] != mask.shape[1] or mask.shape[0] == 1:
         return False
     values = _values(mask)

@@ -74,7 +74,7 @@ def test_a_square_causal_mask_is_not_padding():
     tri = jnp.tri(T, dtype=bool)
     for mask in (tri, jnp.tri(T)):
         refused(mask, rf"got \({T}, {T}\) with the values of a causal mask", (T,))
-    refused(tri, rf"got \({T}, {T}\)")
+    refused(tri, rf"got \({T}, {T}\)\.")
     lengths = attend(tri[:, None, None, :], (T,))  # the same numbers, as padding of lengths 1 to T
     assert lengths.shape == (T, T, N, H)
     np.testing.assert_array_equal(attend(tri.at[0, 1].set(True), (T,))[2:], lengths[2:])
