@@ -1,19 +1,23 @@
 """What the races share: several mixers on one task, from one command to recorded results."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from lra_tasks import Config, Progress, Settings, compare
-from lra_tasks.bench.data import compiled_temp_bytes
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.cli.printing import print_report
 from lra_tasks.cli.tables import print_table
 from lra_tasks.errors import unknown_name
 from lra_tasks.files import write_json
+from lra_tasks.reporting import plots
+from lra_tasks.tasks import get_task
+from lra_tasks.training.memory import memory_bytes
+from lra_tasks.training.step import Program
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -68,13 +72,10 @@ def _run(task: str, race: Race, arguments: Arguments) -> None:
             data_dir=arguments.data_dir,
             progress=progress,
         )
-        temp_bytes = {
-            mixer: compiled_temp_bytes(
-                Config(task=task, mixer=mixer, **vars(race.settings)), race.lengths, progress=progress
-            )
-            for mixer in race.mixers
-            if mixer != "none" and race.lengths
-        }
+        temp_bytes: dict[str, dict[int, int]] = {}
+        for mixer in (mixer for mixer in race.mixers if mixer != "none" and race.lengths):
+            config = Config(task=task, mixer=mixer, **vars(race.settings))
+            temp_bytes[mixer] = compiled_temp_bytes(config, race.lengths, progress)
     print_report(report, out_dir)
     if temp_bytes:
         print("\nTemporary memory of one compiled training step:")
@@ -87,5 +88,15 @@ def _run(task: str, race: Race, arguments: Arguments) -> None:
         path = RESULTS / f"{task}_race-{arguments.race}.json"
         content: dict[str, Any] = {"report": report.json(), "temp_bytes": temp_bytes}
         write_json(path, content)
-        report.plot(path.with_suffix(".png"))
+        plots.draw(report, path.with_suffix(".png"))
         print(f"\nRecorded in {path}")
+
+
+def compiled_temp_bytes(config: Config, lengths: Iterable[int], progress: Progress) -> dict[int, int]:
+    """Returns T → temporary memory of the compiled training step in bytes; nothing is trained."""
+    sizes: dict[int, int] = {}
+    for length in lengths:
+        progress.show(f"{config.mixer}: compiling for T = {length:,}")
+        program = Program(dataclasses.replace(config, length=length), get_task(config.task))
+        _, sizes[length] = memory_bytes(program.compile(jax.eval_shape(program.init)))
+    return sizes

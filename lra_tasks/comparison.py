@@ -1,17 +1,16 @@
 """A comparison: the same data, seeds and budget for every mixer, one run each, one report."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lra_tasks.config import Config, Settings
-from lra_tasks.data import dataset, location
+from lra_tasks.data import dataset
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import UsageError
 from lra_tasks.files import write_json
 from lra_tasks.progress import Progress, Silent
-from lra_tasks.reporting.report import ORDER, REFERENCES, report
+from lra_tasks.reporting.report import ORDER, report
 from lra_tasks.reporting.results import Report
 from lra_tasks.training import processes
 from lra_tasks.training.loop import train
@@ -81,13 +80,4 @@ def compare(
     write_json(out_dir / ORDER, [config.name for config in configs])
     for config in configs:
         train(config, out_dir / config.name, data_dir=data_dir, tensorboard=tensorboard, progress=progress)
-    references = out_dir / REFERENCES
-    manifest = location.read_manifest(location.DatasetDir(record, settings.variant, data_dir))
-    identity = location.identity(manifest)
-    if not references.is_file() or json.loads(references.read_text())["data"] != identity:
-        progress.show(f"{title}: measuring the reference lines")
-        splits = dataset.open_splits(configs[0], data_dir)
-        lines = record.references(splits["train"], splits["test"])
-        write_json(references, {"data": identity, "lines": lines})
-    progress.show(f"{title}: writing the report")
-    return report(out_dir)
+    return report(out_dir, data_dir=data_dir, progress=progress)

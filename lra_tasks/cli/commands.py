@@ -318,12 +318,18 @@ class MakeReport:
     """Print, and write anew, the table and picture of finished runs."""
 
     out_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """Folder of a comparison, or any folder whose subfolders are runs."""
+    """Folder of a comparison, or any folder with runs in its subfolders."""
+    data_dir: Path | None = None
+    """Folder of all datasets, for the baseline scores; by default TFDS_DATA_DIR, or else
+    ~/tensorflow_datasets."""
 
     def run(self) -> None:
+        from lra_tasks.progress import Progress
         from lra_tasks.reporting.report import report
 
-        print_report(report(self.out_dir), self.out_dir)
+        with Progress() as progress:
+            result = report(self.out_dir, data_dir=self.data_dir, progress=progress)
+        print_report(result, self.out_dir)
 
 
 @dataclasses.dataclass

@@ -55,12 +55,12 @@ def _megabytes(size: int) -> str:
 
 
 def print_report(result: Any, out_dir: Path) -> None:
-    """Prints a `lra_tasks.Report`: the table, the reference lines and what was run."""
+    """Prints a `lra_tasks.Report`: the table, the baseline scores and the notes."""
     from lra_tasks.reporting.results import COLUMNS
 
-    print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
+    print_table(COLUMNS, result.cells(), numbers=True)
     print()
-    for name, accuracy in result.references.items():
+    for name, accuracy in result.baselines.items():
         print(f"{accuracy:8.2f} %  {name}")
     published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
     print_paragraphs(*([f"Published, not measured here: {published}."] if published else []), *result.notes)

@@ -35,7 +35,7 @@ CASES = [
     (("show", "image", "--png", "fil"), ("files",)),
     (("bench", ""), (*BENCHES, "--help")),
     (("bench", "attention", "--dtype", "b"), ("bfloat16",)),
-    (("bench", "attention", "--level", "layer", "c"), ("core",)),
+    (("bench", "attention", "--levels", "layer", "c"), ("core",)),
     (("bench", "data", "pathf"), ("pathfinder",)),
     (("completion", "f"), ("fish",)),
     (("nothing", ""), ()),
