@@ -43,7 +43,7 @@ import jax
 from IPython.display import Image, Markdown, display
 
 from lra_tasks.bench.attention import bench_attention
-from lra_tasks.bench.plot import plot_attention
+from lra_tasks.bench.plot import plot
 from lra_tasks.bench.settings import AttentionSettings
 
 K = 1024
@@ -76,7 +76,7 @@ result = bench_attention(settings)
 # %%
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "costs.png")
-    plot_attention(result, path, stacked=True)
+    plot(result, path, stacked=True)
     display(Image(path.read_bytes(), width=640))
 
 # %% [markdown]

@@ -36,7 +36,7 @@ import tyro
 from lra_tasks import Progress
 from lra_tasks.bench import train
 from lra_tasks.bench.attention import bench_attention
-from lra_tasks.bench.plot import plot_attention
+from lra_tasks.bench.plot import plot
 from lra_tasks.bench.settings import AttentionSettings, TrainSettings
 from lra_tasks.cli.bench import print_apart, print_attention
 from lra_tasks.cli.exit_codes import exit_codes
@@ -145,7 +145,7 @@ def main(
     if record:
         path = RESULTS / "attention_cost.json"
         write_json(path, result | {"million_model": step, "targets": targets})
-        plot_attention(result, path.with_suffix(".png"))
+        plot(result, path.with_suffix(".png"))
         print(f"\nRecorded in {path}")
 
 

@@ -1,31 +1,30 @@
-"""The fused kernels of `hrrformer.pallas` against XLA's "matmul" and against the memory's speed.
+"""Fused kernels of `hrrformer.pallas` against XLA's "matmul" and against the speed of the memory.
 
-Question. How near do the kernels come to what their passes must move, and are they faster than XLA?
+Question. How close are the kernels to the time of the numbers that they must move, and are they faster than
+XLA?
 
-    python -m experiments.pallas_speed            the tables, on one GPU or TPU
-    python -m experiments.pallas_speed --record   the same, kept in experiments/results
-    python -m experiments.pallas_speed --tiny     the same code on CPU, interpreted: its times say nothing
+    python -m experiments.pallas_speed            prints the tables, on one GPU or TPU
+    python -m experiments.pallas_speed --record   also records them in experiments/results
+    python -m experiments.pallas_speed --tiny     tests the same code on CPU, interpreted
 
-Hardware and time. One GPU (A100, H100) or TPU with 16 GB; a few minutes, most of them compilation. Of
-several devices the first is used.
+Hardware and time. One GPU (A100, H100) or TPU with 16 GB; a few minutes, most of them compilation. The first
+of several devices is used.
 
-Method. 8 sequences of 16,384 tokens with 8 heads, without a mask, for H = 64 and 128 in float32 and
-bfloat16. The speed of the memory is that of x ↦ -x over the numbers of such a sequence's query: it reads
-and writes each once. The floor of a pass is what it must read and write, as listed in `hrrformer.pallas`,
-at that speed. Every time is the median of 7, each the mean over as many calls in a row as take about 50
-ms. "all" is a gradient by `jax.grad` with its forward, whose parts by XLA are in the floor too. The error
-is that of outputs and gradients against "matmul" with precision "highest", relative, the largest of the
-four.
+Method. 8 sequences of 16,384 tokens with 8 heads, without a mask, for H = 64 and 128 in float32 and bfloat16.
+The speed of the memory is that of x ↦ -x over the query of all sequences, which reads and writes each number
+once. The roofline of a pass is the time to read and write its numbers, as listed in `hrrformer.pallas`, at
+that speed. Every time is the median of 7, each the mean over a row of calls that takes about 50 ms. "all" is
+a gradient by `jax.grad` with its forward; its roofline includes the parts that XLA does. The error is
+relative to "matmul" with precision "highest", the largest over the output and the gradients.
 
-Expectation. Each pass at 70 % of its floor's speed or more, and every line faster than "matmul", at an
-error below 1e-5 in float32 and 2e-2 in bfloat16. "matmul" writes v̂ and its cotangent to memory and reads
-them again several times, which kernels do not: it should take twice as long or more. Where this does not
-hold, the kernels are no default, and the constants of `hrrformer.pallas` (GPU_BLOCK, GPU_PROGRAMS,
-TPU_BLOCK_SIZE) are the first to try. What is known without a device: for H100, XLA's compiler keeps
-everything in registers but for float32 with H = 128, where `pull_superposition` spills much and `scores`
-and `pull_scores` some: the least sure case.
+Expected. Each pass reaches 70 % of its roofline or more, and every line is faster than "matmul", at an error
+below 1e-5 in float32 and 2e-2 in bfloat16. "matmul" writes v̂ and its cotangent to memory and reads them
+several times; it should take twice as long or more. If one of these fails, first change the constants of
+`hrrformer.pallas`: GPU_BLOCK, GPU_PROGRAMS, TPU_BLOCK_SIZE. XLA's compiler for H100 keeps everything in
+registers except for float32 with H = 128, where `pull_superposition` spills much and `scores` and
+`pull_scores` some.
 
-Results. None yet: whoever has a device runs the second command.
+Results. None yet, for lack of a device.
 """
 
 import statistics
@@ -48,11 +47,11 @@ from lra_tasks.training.metrics import environment
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE, TINY = (8, 16_384, 8), (1, 200, 2)  # B, T, N
-GOAL = 0.7  # of the memory's speed
+GOAL = 0.7  # share of the roofline
 
 
 def seconds(function: Callable[..., Any], *arguments: Any, tiny: bool) -> float:
-    """Returns the time of one call of `function`, compiled; see the method above."""
+    """Returns the seconds per call of the compiled function; see the method above."""
     compiled = jax.jit(function).lower(*arguments).compile()
 
     def run(calls: int) -> float:
@@ -78,7 +77,7 @@ def gradient(implementation: str, precision: str | None, *inputs: jax.Array) -> 
 
 
 def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, Any]:
-    """Returns times, floors and error for one head size and dtype."""
+    """Returns times, rooflines and error for one head size and dtype."""
     batch, length, heads = TINY if tiny else SHAPE
     shape = (batch, length, heads, size)
     whole = [jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(0), 4)]
@@ -88,7 +87,7 @@ def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, 
 
     memory = jax.random.normal(jax.random.key(1), (batch, 1, heads, size))
     rows = jax.random.normal(jax.random.key(2), (3, *q.shape[:2], heads, q.shape[2])) * 1e-2
-    floors = {
+    moved = {
         "superpose": 2 * unit,
         "scores": 2 * unit,
         "pull_scores": 4 * unit + single,
@@ -101,7 +100,7 @@ def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, 
         "pallas": FusedPasses(options._replace(implementation="pallas"), q.shape, q.dtype, None),
         "matmul": passes.Passes(options, q.shape, q.dtype, None),
     }
-    times: dict[str, dict[str, float]] = {name: {} for name in floors}
+    times: dict[str, dict[str, float]] = {name: {} for name in moved}
     for kind, run in kinds.items():
         calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
             "superpose": (run.superpose, (k, v)),
@@ -124,21 +123,21 @@ def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, 
         "dtype": dtype,
         "shape": shape,
         "copy_bytes_per_second": speed,
-        "floor_seconds": {name: floor / speed for name, floor in floors.items()},
+        "roofline_seconds": {name: numbers / speed for name, numbers in moved.items()},
         "seconds": times,
         "error": max(errors),
     }
 
 
 def main(record: bool = False, tiny: bool = False) -> None:
-    """Times the passes of attention by fused kernels and by XLA, and prints them beside their floors.
+    """Times the passes of attention by fused kernels and by XLA, and prints them beside their rooflines.
 
     Args:
-        record: keep the result in experiments/results.
-        tiny: a few tokens and one measurement, to see on CPU that everything runs; nothing is kept.
+        record: Record the result in experiments/results.
+        tiny: Few tokens and one measurement, to test the code on CPU; records nothing.
     """
     if jax.default_backend() == "cpu" and not tiny:
-        raise SystemExit("There is no GPU or TPU here: --tiny runs the same code, interpreted.")
+        raise SystemExit("A GPU or TPU is required. On CPU, --tiny runs the same code, interpreted.")
     with Progress() as progress:
         measured = [measure(h, t, tiny, progress) for h in (64, 128) for t in ("float32", "bfloat16")]
     good = True
@@ -147,12 +146,12 @@ def main(record: bool = False, tiny: bool = False) -> None:
         print(f"\nH = {one['size']}, {one['dtype']}: memory {speed / 1e9:,.0f} GB/s, error {error:.1e}")
         rows = []
         for name, times in one["seconds"].items():
-            floor = one["floor_seconds"][name]
-            good = good and floor / times["pallas"] >= GOAL and times["pallas"] < times["matmul"]
-            milliseconds = (f"{1e3 * x:.3f}" for x in (floor, times["pallas"], times["matmul"]))
-            share, faster = floor / times["pallas"], times["matmul"] / times["pallas"]
+            roofline = one["roofline_seconds"][name]
+            good = good and roofline / times["pallas"] >= GOAL and times["pallas"] < times["matmul"]
+            milliseconds = (f"{1e3 * x:.3f}" for x in (roofline, times["pallas"], times["matmul"]))
+            share, faster = roofline / times["pallas"], times["matmul"] / times["pallas"]
             rows.append((name, *milliseconds, f"{100 * share:.0f} %", f"{faster:.2f}"))
-        header = ("pass", "floor, ms", "pallas", "matmul", "floor/pallas", "matmul/pallas")
+        header = ("pass", "roofline, ms", "pallas", "matmul", "of roofline", "speed ×")
         print_table(header, rows, numbers=True)
     if tiny:
         return

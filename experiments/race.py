@@ -1,4 +1,4 @@
-"""What the races share: several mixers on one task, from one command to recorded results."""
+"""Comparisons of several mixers on one task, from one command to recorded results."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclasses.dataclass(frozen=True)
 class Race:
-    """One configuration of an experiment: settings of its task, mixers, seeds, and lengths to compile at."""
+    """One configuration of an experiment: settings, mixers, seeds, and lengths to compile at."""
 
     settings: Settings
     seeds: tuple[int, ...] = (0,)
@@ -34,24 +34,24 @@ class Race:
 
 @dataclasses.dataclass
 class Arguments:
-    """Runs one configuration, or goes on with it, and prints its tables."""
+    """Runs or resumes one configuration, and prints its tables."""
 
     race: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RACE")] = "quick"
-    """Which configuration."""
+    """Name of the configuration."""
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """Folder of all datasets; by default TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
     out_dir: Path | None = None
-    """Folder of the runs; runs/TASK-RACE if not given."""
+    """Folder of the runs; by default runs/TASK-RACE."""
     record: bool = False
-    """Keep the result in experiments/results."""
+    """Record the result in experiments/results."""
 
 
 def main(task: str, races: Mapping[str, Race]) -> None:
     """Runs the race that the command line names.
 
     Args:
-      task: name of the task.
-      races: name → configuration.
+      task: Name of the task.
+      races: Configurations by name.
     """
     with exit_codes():
         arguments = tyro.cli(Arguments, prog=f"python -m experiments.{task}_race")

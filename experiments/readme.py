@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks import Report
-from lra_tasks.bench.plot import plot_attention
+from lra_tasks.bench.plot import plot
 from lra_tasks.reporting import plots
 
 ROOT = Path(__file__).parent.parent
@@ -89,4 +89,4 @@ if __name__ == "__main__":
         report = Report.from_json(json.loads(path.read_text())["report"])
         plots.draw(report, path.with_suffix(".png"))
     cost = RESULTS / "attention_cost.json"
-    plot_attention(json.loads(cost.read_text()), cost.with_suffix(".png"))
+    plot(json.loads(cost.read_text()), cost.with_suffix(".png"))

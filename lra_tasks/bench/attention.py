@@ -29,7 +29,7 @@ def bench_attention(
     million: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measures time, memory and operations of one attention layer as T grows.
+    """Measures time and memory of one attention layer as T grows.
 
     Args:
       settings: Settings; the defaults if None.
@@ -75,7 +75,21 @@ def bench_attention(
                     f"{', '.join(names)} cannot be measured at the level {level}: name another"
                     " implementation, or leave the level out."
                 )
-        found["rows"], found["rates"] = _rows_and_rates(settings, progress)
+        progress.show("measuring the machine")
+        rates = [machine_rates(settings.dtype)]
+        found["rows"] = rows(settings, progress)
+        rates.append(machine_rates(settings.dtype))
+        found["rates"] = {
+            key: max(rate[key] for rate in rates) for key in rates[0]
+        }  # a busy machine shows less
+        for row in found["rows"]:
+            tokens, head_size = settings.batch_size * row["length"], settings.width // settings.num_heads
+            least = least_counts(row["level"], row["direction"], tokens, settings.width, head_size)
+            seconds = least_seconds(*least, jnp.dtype(settings.dtype).itemsize, found["rates"])
+            row |= {
+                "roofline_seconds": seconds,
+                "roofline_share": row["seconds"] and 100 * seconds / row["seconds"],
+            }
     if memory is not None:
         found["longest"] = [
             longest_length(level, name, memory, settings, progress)
@@ -90,26 +104,6 @@ def at_level(level: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if level == "layer" or name != "projections")
 
 
-def _rows_and_rates(
-    settings: AttentionSettings, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    progress.show("measuring the machine")
-    before = machine_rates(settings.dtype)
-    found = rows(settings, progress)
-    after = machine_rates(settings.dtype)
-    rates = {name: max(rate, after[name]) for name, rate in before.items()}  # a busy machine shows less
-    size = settings.batch_size * settings.width
-    for row in found:
-        tokens, head_size = settings.batch_size * row["length"], settings.width // settings.num_heads
-        least = least_counts(row["level"], row["direction"], tokens, settings.width, head_size)
-        row["roofline_seconds"] = least_seconds(*least, jnp.dtype(settings.dtype).itemsize, rates)
-        row["roofline_share"] = row["seconds"] and 100 * row["roofline_seconds"] / row["seconds"]
-        row["temp_floats"] = (
-            None if row["temp_bytes"] is None else row["temp_bytes"] / (4 * size * row["length"])
-        )
-    return found, rates
-
-
 def rows(
     settings: AttentionSettings, progress: Progress, directions: Sequence[str] = PASSES
 ) -> list[dict[str, Any]]:
@@ -117,10 +111,9 @@ def rows(
 
     Returns:
       Dictionaries, ordered by level, length, direction and implementation: these four, the fields of
-      `measure.Cost`, and three that `bench_attention` adds. "temp_floats" is `temp_bytes` in units of B·T·D·4
-      bytes. "roofline_seconds" is the least time that HRR attention can take, see `lra_tasks.bench.roofline`.
-      "roofline_share" is that time in percent of the measured one. It exceeds 100 only at short sequences,
-      which fit caches that are faster than the memory.
+      `measure.Cost`, and "temp_floats", the temporaries in units of B·T·D·4 bytes. `bench_attention` adds
+      "roofline_seconds", the least time of HRR attention, see `lra_tasks.bench.roofline`, and
+      "roofline_share", that time in percent of the measured one; short sequences in caches can exceed 100.
     """
     found: list[dict[str, Any]] = []
     for quadratic in (False, True):
@@ -131,7 +124,9 @@ def rows(
                 jobs = functools.partial(_jobs, level, directions, chosen, settings)
                 for (direction, name), cost in measure.sweep(jobs, settings, progress, f"{level}, "):
                     place = {"level": level, "direction": direction, "implementation": name}
-                    found.append(place | dataclasses.asdict(cost))
+                    unit = 4 * settings.batch_size * cost.length * settings.width
+                    floats = None if cost.temp_bytes is None else cost.temp_bytes / unit
+                    found.append(place | dataclasses.asdict(cost) | {"temp_floats": floats})
     order = [*settings.levels, *PASSES, *settings.implementations]
     keys = ("level", "length", "direction", "implementation")
     return sorted(found, key=lambda row: [order.index(row[k]) if k != "length" else row[k] for k in keys])
@@ -141,7 +136,11 @@ def _jobs(
     level: str, directions: Sequence[str], names: dict[str, bool], settings: AttentionSettings, length: int
 ) -> dict[tuple[str, str], Job]:
     """Returns one job per direction and implementation; all share their inputs."""
-    given = functools.cache(functools.partial(_draw, level, length, settings))
+
+    @functools.cache
+    def given() -> Any:
+        shapes = implementations.inputs(level, "both", length, settings)
+        return jax.block_until_ready(implementations.draw(shapes, settings.seed))
 
     def start(direction: str, compiled: jax.stages.Compiled) -> functools.partial[Any]:
         return functools.partial(compiled, *(given() if direction == "both" else given()[:-1]))
@@ -165,12 +164,6 @@ def _compile(
     function = implementations.program(level, direction, attend, settings.num_heads)
     shapes = implementations.inputs(level, direction, length, settings)
     return measure.compiled_here(lambda: jax.jit(function).lower(*shapes).compile())
-
-
-def _draw(level: str, length: int, settings: AttentionSettings) -> Any:
-    """Returns the arguments of forward and backward."""
-    shapes = implementations.inputs(level, "both", length, settings)
-    return jax.block_until_ready(implementations.draw(shapes, settings.seed))
 
 
 def longest_length(

@@ -69,13 +69,9 @@ def _task_rates(config: Config, settings: DataSettings, progress: Progress) -> d
     source = load(task, "train", data_dir, variant=config.variant, verify=False)
     check_length(source, config.length)
 
-    def batches() -> Iterator[Batch]:
-        return training_batches(
-            source, length=config.length, batch_size=size, seed=config.seed, prefetch=PREFETCH
-        )
-
+    order: Any = {"length": config.length, "batch_size": size, "seed": config.seed, "prefetch": PREFETCH}
     rates: dict[str, Any] = {"task": title, "dataset": source.manifest["dataset"], "length": config.length}
-    rates |= {"batch_size": size, "data": pipeline_rate(batches(), size)}
+    rates |= {"batch_size": size, "data": pipeline_rate(training_batches(source, **order), size)}
     rates |= {"step": None, "waiting": None, "steps": 0, "note": ""}
     progress.show(f"{title}: compiling")
     program = Program(config, task)
@@ -85,13 +81,13 @@ def _task_rates(config: Config, settings: DataSettings, progress: Progress) -> d
         measure.refuse_memory(memory_bytes(compiled)[0], free_bytes())
     except measure.Missing as reason:
         return rates | {"note": f"a step {reason.args[1]}"}
-    source_of_batches = batches()
+    batches = training_batches(source, **order)
 
     def step() -> tuple[float, float]:
         """Trains a step, and returns the seconds of its wait for the batch and of all."""
         nonlocal state
         began = time.perf_counter()
-        batch = next(source_of_batches)
+        batch = next(batches)
         waited = time.perf_counter() - began
         state, measured = compiled(state, program.shard(batch))
         jax.device_get(measured)

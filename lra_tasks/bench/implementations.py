@@ -112,14 +112,7 @@ def implementation(name: str) -> Implementation:
 
 
 def program(level: str, direction: str, attend: Implementation, num_heads: int) -> Callable[..., Any]:
-    """Returns the function to compile; it takes `inputs`, and for "both" the cotangent after them.
-
-    Args:
-      level: "layer" or "core".
-      direction: "forward" or "both".
-      attend: The implementation.
-      num_heads: Number of heads N.
-    """
+    """Returns the function to compile; it takes `inputs`, and for "both" the cotangent after them."""
 
     def layer(parameters: dict[str, Array], x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         heads = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)

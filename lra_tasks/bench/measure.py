@@ -97,8 +97,8 @@ def sweep(
 ) -> list[tuple[K, Cost]]:
     """Measures jobs at every length, the shortest first.
 
-    A job is compiled at every length. It is not called where the memory is too small or the shorter lengths
-    predict a call longer than `settings.seconds`.
+    A job is compiled at every length. It is not called where the memory is too small, nor after a length at
+    which a call took longer than `settings.seconds`.
 
     Args:
       jobs: Returns the jobs at a length, by key.
@@ -113,8 +113,7 @@ def sweep(
     here: Mapping[K, Job] = {}
     for length in sorted(settings.lengths):
         here = jobs(length)
-        earlier = {key: [cost for name, cost in found if name == key] for key in here}
-        found += _at_length(here, length, earlier, settings, progress, f"{title}T = {length:,}").items()
+        found += _at_length(here, length, found, settings, progress, f"{title}T = {length:,}").items()
     silent = {key for key, job in here.items() if not job.reported}
     return [(key, cost) for key, cost in found if key not in silent]
 
@@ -122,7 +121,7 @@ def sweep(
 def _at_length(
     jobs: Mapping[K, Job],
     length: int,
-    earlier: Mapping[K, list[Cost]],
+    earlier: list[tuple[K, Cost]],
     settings: Settings,
     progress: Progress,
     where: str,
@@ -136,7 +135,9 @@ def _at_length(
             compiled = compiled_here(job.compile)
             costs[key].total_bytes, costs[key].temp_bytes = memory_bytes(compiled)
             refuse_memory(costs[key].total_bytes or 0, free)
-            _refuse_time(earlier[key], length, settings.seconds)
+            slow = [cost.length for name, cost in earlier if name == key and cost.missing == "slow"]
+            if slow:
+                raise Missing("slow", f"a call at T = {slow[0]:,} took too long")
             with within_memory("while inputs were drawn"):
                 calls[key] = job.start(compiled)
     if any(jobs[key].reported for key in calls):
@@ -193,16 +194,6 @@ def refuse_memory(total_bytes: int, free: int | None) -> None:
     """Raises `Missing` if a function needs more than the free memory, None if that is unknown."""
     if free is not None and total_bytes > free:
         raise Missing("memory", f"needs {total_bytes / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} are free")
-
-
-def _refuse_time(earlier: list[Cost], length: int, limit: float) -> None:
-    """Raises `Missing` if the costs at shorter lengths predict a call longer than the limit."""
-    slow = [cost.length for cost in earlier if cost.missing == "slow"]
-    if slow:
-        raise Missing("slow", f"a call at T = {slow[0]:,} took too long")
-    expected = expected_seconds({cost.length: cost.seconds for cost in earlier if cost.seconds}, length)
-    if expected is not None and expected > limit:
-        raise Missing("slow", f"would take about {expected:,.2g} s per call, more than {limit:g} s")
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -263,36 +254,19 @@ def exponent(points: Mapping[int, float]) -> float | None:
     >>> exponent({1: 9.0, 1024: 3.0, 2048: 12.0, 4096: 48.0, 8192: 192.0})
     2.0
     """
-    return None if len(points) < FITTED else round(_slope(points, FITTED), 1)
-
-
-def _slope(points: Mapping[int, float], count: int) -> float:
-    """Fits a line to the logarithms of the last few points, and returns its slope."""
-    lengths = sorted(points)[-count:]
-    values = [math.log(points[length]) for length in lengths]
-    return statistics.linear_regression(list(map(math.log, lengths)), values).slope
-
-
-def expected_seconds(points: Mapping[int, float], length: int) -> float | None:
-    """Predicts the time at a length: it grows as between the last two points, and at least linearly."""
-    if not points:
+    if len(points) < FITTED:
         return None
-    growth = max(1.0, _slope(points, 2)) if len(points) > 1 else 1.0
-    return points[max(points)] * (length / max(points)) ** growth
+    lengths = sorted(points)[-FITTED:]
+    logarithms = [[math.log(value) for value in (length, points[length])] for length in lengths]
+    return round(statistics.linear_regression(*zip(*logarithms, strict=True)).slope, 1)
 
 
 def in_own_process(module: str, settings: Any, place: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Measures one row in a new Python process, and the memory that this process takes.
-
-    Args:
-      module: Module with a function `only_row`, which measures and returns the row.
-      settings: Dataclass of its keyword arguments, which JSON can hold.
-      place: Fields that identify the row.
-      progress: Display of the current step.
+    """Calls `only_row` of a module with the settings in a new Python process, and measures its memory.
 
     Returns:
-      The place, "seconds", "total_bytes", "missing" and "note" as in `Cost`, and "peak_rss_bytes", the peak
-      resident memory of the process. A signal means that memory ran out.
+      The place, which identifies the row, "seconds", "total_bytes", "missing" and "note" as in `Cost`, and
+      "peak_rss_bytes", the peak resident memory of the process. If a signal ends it, memory ran out.
 
     Raises:
       RuntimeError: The process failed; the message has the end of its traceback.

@@ -10,46 +10,32 @@ from lra_tasks.reporting.style import STYLE, colors, plain_ticks, short
 ENDS = {"memory": " (then out of memory)", "slow": " (then too slow)", "refused": " (does not run here)"}
 
 
-def plot_attention(result: dict[str, Any], path: Path, *, stacked: bool = False) -> None:
-    """Draws forward and backward at the first level measured: relative time and temporary memory.
+def plot(result: dict[str, Any], path: Path, *, stacked: bool = False) -> None:
+    """Draws relative time and temporary memory of training steps, or of forward and backward of attention.
 
     Args:
-      result: Result of `lra_tasks.bench.attention.bench_attention`.
+      result: Result of `bench_train`, or of `bench_attention`, whose first level is drawn.
       path: PNG file.
       stacked: Whether the panels are one below the other, for a narrow page.
 
     Raises:
       UsageError: The file cannot be written.
     """
-    settings, level = result["settings"], result["settings"]["levels"][0]
-    rows = [row for row in result["rows"] if (row["level"], row["direction"]) == (level, "both")]
-    title = (
-        f"Attention {'layer' if level == 'layer' else 'alone'}, forward and backward:"
-        f" D = {settings['width']}, N = {settings['num_heads']}, batch {settings['batch_size']},"
-        f" {settings['dtype']}, {result['environment']['devices'][0]}"
-    )
-    _figure(rows, "implementation", title, path, stacked=stacked)
-
-
-def plot_train(result: dict[str, Any], path: Path) -> None:
-    """Draws a training step: relative time and temporary memory.
-
-    Args:
-      result: Result of `lra_tasks.bench.train.bench_train`.
-      path: PNG file.
-
-    Raises:
-      UsageError: The file cannot be written.
-    """
-    settings, device = result["settings"], result["environment"]["devices"][0]
-    title = f"Training step of {settings['batch_size']} examples, preset {settings['preset']}, {device}"
-    _figure(result["rows"], "mixer", title, path)
-
-
-def _figure(rows: Sequence[dict[str, Any]], name: str, title: str, path: Path, stacked: bool = False) -> None:
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: a notebook keeps its own backend
 
+    settings, device, rows = result["settings"], result["environment"]["devices"][0], result["rows"]
+    if "mixers" in settings:
+        name, title = (
+            "mixer",
+            f"Training step: {settings['batch_size']} examples, preset {settings['preset']}",
+        )
+    else:
+        name, level = "implementation", settings["levels"][0]
+        rows = [row for row in rows if (row["level"], row["direction"]) == (level, "both")]
+        sizes = f"D = {settings['width']}, N = {settings['num_heads']}, batch {settings['batch_size']}"
+        title = f"Attention {level}, forward and backward: {sizes}, {settings['dtype']}"
+    title = f"{title}, {device}"
     with matplotlib.rc_context(STYLE), writing(path):
         figure = Figure(figsize=(6.5, 8.4) if stacked else (11.5, 4.8), layout="constrained")
         draw(figure, figure.subplots(2, 1) if stacked else figure.subplots(1, 2), rows, name)
@@ -84,9 +70,8 @@ def draw(figure: Any, panels: Any, rows: Sequence[dict[str, Any]], name: str) ->
             line: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 2, "zorder": 2}
             if each == reference:  # wide, since others are close to it
                 line = {"linewidth": 7, "alpha": 0.4, "zorder": 1}
-            axes.plot(
-                values.keys(), values.values(), color=color[each], label=each + "".join(ends[:1]), **line
-            )
+            line |= {"color": color[each], "label": each + "".join(ends[:1])}
+            axes.plot(values.keys(), values.values(), **line)
         axes.set_title(title)
         axes.set_xlabel("T, tokens")
         axes.set_xscale("log", base=2)
@@ -94,8 +79,5 @@ def draw(figure: Any, panels: Any, rows: Sequence[dict[str, Any]], name: str) ->
         axes.tick_params(axis="x", which="minor", bottom=False)
         axes.set_yscale("log")
         plain_ticks(axes.yaxis, unit)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower left",
-        ncols=max(2, round(figure.get_figwidth() / 3)),
-    )
+    columns = max(2, round(figure.get_figwidth() / 3))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=columns)

@@ -40,16 +40,7 @@ def least_counts(level: str, direction: str, tokens: int, width: int, head_size:
     gradients of q, k and v, and x, are read, and that of x is written (5). Both passes read 4 D² parameters;
     the backward reads them again and writes as many gradients.
 
-    At D = 512 that is 26 T D numbers and a little more than 24 T D² FLOPs: on a CPU, arithmetic bounds the
-    layer and memory bounds the core. A short sequence fits the caches, which are faster than the memory, and
-    can take less time than this bound.
-
-    Args:
-      level: "layer" or "core".
-      direction: "forward" or "both".
-      tokens: T times the number of sequences.
-      width: Width D.
-      head_size: Head size H.
+    A short sequence fits the caches, which are faster than the memory, and can be faster than this bound.
     """
     both = direction == "both"
     size = tokens * width

@@ -67,13 +67,10 @@ class AttentionSettings(Settings):
         super().check()
         if self.width % self.num_heads:
             raise UsageError(f"num_heads must divide width, {self.width}; got {self.num_heads}.")
-        for name, known, given in (
-            ("levels", get_args(Level), self.levels),
-            ("dtype", get_args(Dtype), (self.dtype,)),
-        ):
+        for name, known, given in (("levels", Level, self.levels), ("dtype", Dtype, (self.dtype,))):
             for value in given:
-                if value not in known:
-                    raise UsageError(f"{name} must be one of {', '.join(known)}; got '{value}'.")
+                if value not in get_args(known):
+                    raise UsageError(f"{name} must be one of {', '.join(get_args(known))}; got '{value}'.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,11 +41,8 @@ def bench_train(settings: TrainSettings | None = None, *, progress: Progress | N
     settings.check()
     for mixer in settings.mixers:
         get_mixer(mixer)
-    return {
-        "settings": dataclasses.asdict(settings),
-        "rows": rows(settings, progress or Silent()),
-        "environment": environment(),
-    }
+    found = rows(settings, progress or Silent())
+    return {"settings": dataclasses.asdict(settings), "rows": found, "environment": environment()}
 
 
 def rows(settings: TrainSettings, progress: Progress) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The `lra bench` commands and their output. JAX is imported when one runs."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +20,20 @@ class Bench:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Output:
-    """Files of the results."""
+class BenchData(DataSettings):
+    """Measure the rate of the data pipeline beside that of the training step."""
 
     json: Path | None = None
     """File for all numbers and the environment."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OutputAndPicture(Output):
-    """Files of the results, with a picture."""
-
-    plot: Path | None = None
-    """PNG file for a picture of time and memory against T."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchData(Output, DataSettings):
-    """Measure the rate of the data pipeline beside that of the training step."""
-
     def run(self) -> None:
         from lra_tasks.bench.data import bench_data
-        from lra_tasks.progress import Progress
 
-        _check_paths(self.json)
-        with Progress() as progress:
-            result = bench_data(_only(DataSettings, self), progress=progress)
-        print_rates(result)
-        _write(result, self.json)
+        _run(functools.partial(bench_data, _only(DataSettings, self)), print_rates, self.json)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchAttention(OutputAndPicture, AttentionSettings):
+class BenchAttention(AttentionSettings):
     """Measure time and memory of one attention layer as T grows."""
 
     memory: float | None = None
@@ -58,39 +41,37 @@ class BenchAttention(OutputAndPicture, AttentionSettings):
     million: bool = False
     """Measure only one layer of width 64 and one head at T = 1,048,576, in a process of its own. Takes
     --implementations (by default hrr), --dtype, --seed and --json."""
+    json: Path | None = None
+    """File for all numbers and the environment."""
+    plot: Path | None = None
+    """PNG file for a picture of time and memory against T."""
 
     def run(self) -> None:
         from lra_tasks.bench.attention import bench_attention
-        from lra_tasks.bench.plot import plot_attention
-        from lra_tasks.progress import Progress
 
         for field in dataclasses.fields(self) if self.million else ():
             if field.name not in MILLION_TAKES and getattr(self, field.name) != field.default:
                 flag = field.name.replace("_", "-")
                 raise UsageError(f"--{flag} has no effect with --million: leave one of the two out.")
-        _check_paths(self.json, self.plot)
         memory = None if self.memory is None else round(self.memory * 2**30)
         settings = _only(AttentionSettings, self)
-        with Progress() as progress:
-            result = bench_attention(settings, memory=memory, million=self.million, progress=progress)
-        print_attention(result)
-        _write(result, self.json, self.plot, plot_attention)
+        bench = functools.partial(bench_attention, settings, memory=memory, million=self.million)
+        _run(bench, print_attention, self.json, self.plot)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchTrain(OutputAndPicture, TrainSettings):
+class BenchTrain(TrainSettings):
     """Measure training steps of the whole model as T grows, on random bytes."""
 
-    def run(self) -> None:
-        from lra_tasks.bench.plot import plot_train
-        from lra_tasks.bench.train import bench_train
-        from lra_tasks.progress import Progress
+    json: Path | None = None
+    """File for all numbers and the environment."""
+    plot: Path | None = None
+    """PNG file for a picture of time and memory against T."""
 
-        _check_paths(self.json, self.plot)
-        with Progress() as progress:
-            result = bench_train(_only(TrainSettings, self), progress=progress)
-        print_train(result)
-        _write(result, self.json, self.plot, plot_train)
+    def run(self) -> None:
+        from lra_tasks.bench.train import bench_train
+
+        _run(functools.partial(bench_train, _only(TrainSettings, self)), print_train, self.json, self.plot)
 
 
 BENCHES: dict[str, type[Any]] = {"data": BenchData, "attention": BenchAttention, "train": BenchTrain}
@@ -101,28 +82,31 @@ def _only(kind: Any, command: Any) -> Any:
     return kind(**{field.name: getattr(command, field.name) for field in dataclasses.fields(kind)})
 
 
-def _check_paths(json: Path | None, plot: Path | None = None) -> None:
-    """Refuses files that could not be written, before anything is measured.
+def _run(
+    bench: Callable[..., dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+    json: Path | None,
+    picture: Path | None = None,
+) -> None:
+    """Measures, prints and writes; files that cannot be written are refused first."""
+    from lra_tasks.bench.plot import plot
+    from lra_tasks.files import write_json
+    from lra_tasks.progress import Progress
 
-    Raises:
-      UsageError: A folder does not exist, or the picture's name does not end in .png.
-    """
-    for flag, path in (("--json", json), ("--plot", plot)):
+    for flag, path in (("--json", json), ("--plot", picture)):
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{flag} {path}: the folder {path.parent} does not exist; make it first.")
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot must name a .png file; got {plot}.")
-
-
-def _write(result: dict[str, Any], json: Path | None, plot: Path | None = None, draw: Any = None) -> None:
-    from lra_tasks.files import write_json
-
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UsageError(f"--plot must name a .png file; got {picture}.")
+    with Progress() as progress:
+        result = bench(progress=progress)
+    show(result)
     if json is not None:
         write_json(json, result)
         print(f"\nWritten to {json}")
-    if plot is not None:
-        draw(result, plot)
-        print(f"\nDrawn in {plot}")
+    if picture is not None:
+        plot(result, picture)
+        print(f"\nDrawn in {picture}")
 
 
 def _cell(value: float | None, scale: float = 1.0, otherwise: str = "-") -> str:
@@ -164,9 +148,8 @@ def _notes(rows: Iterable[dict[str, Any]], name: str) -> list[str]:
     for row in rows:
         if row["note"]:
             words = (row[name], DIRECTIONS[row["direction"]]) if "direction" in row else (row[name],)
-            notes.setdefault(
-                (*words, row["missing"]), f"{', '.join(words)}, T = {row['length']:,}: {row['note']}."
-            )
+            note = f"{', '.join(words)}, T = {row['length']:,}: {row['note']}."
+            notes.setdefault((*words, row["missing"]), note)
     return list(notes.values())
 
 
@@ -205,9 +188,8 @@ def _print_roofline(rows: Sequence[dict[str, Any]]) -> None:
         share = f"{row['roofline_share']:.0f} %"
         lines.append((name, short(row["length"]), _cell(row["seconds"], 1e3), spread, grows, share))
     if lines:
-        print_paragraphs(
-            f"{rows[0]['level']}, forward + backward at the longest T: roofline in % of the time"
-        )
+        level = rows[0]["level"]
+        print_paragraphs(f"{level}, forward + backward at the longest T: roofline in % of the time")
         print_table(("", "T", "ms", "quartiles", "grows", "roofline"), lines, numbers=True)
 
 
@@ -231,9 +213,7 @@ def _count(number: int | None) -> str:
 def print_apart(rows: Sequence[dict[str, Any]], name: str) -> None:
     """Prints the results of processes of their own."""
     if rows:
-        print_paragraphs(
-            "Forward and backward in a process of its own; peak is the memory of the whole process"
-        )
+        print_paragraphs("Forward and backward in a process of its own; peak is that of the whole process")
         lines = [
             (
                 row[name],
@@ -253,7 +233,6 @@ def print_train(result: dict[str, Any]) -> None:
     """Prints the result of `lra_tasks.bench.train.bench_train`."""
     rows, settings = result["rows"], result["settings"]
     for title, quantity, scale in (
-        ("Training steps per second", "steps_per_second", 1.0),
         ("Examples per second", "examples_per_second", 1.0),
         ("Time relative to none", "ratio", 1.0),
         ("Memory of the compiled step, MB", "total_bytes", 1e-6),

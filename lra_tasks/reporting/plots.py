@@ -93,12 +93,12 @@ def _plot_accuracy(
             fmt="o",
             color=color[row.mixer],
             capsize=4,
-            markersize=8,
+            markersize=6,
             linewidth=2,
         )
         if len(row.runs) > 1:
             single = [run.test_accuracy for run in row.runs]
-            axes.plot(single, [number] * len(single), "o", color=color[row.mixer], markersize=4, alpha=0.5)
+            axes.plot(single, [number] * len(single), "o", color=color[row.mixer], markersize=3, alpha=0.5)
     lines = {
         name: axes.axvline(
             score, color="#555555", linewidth=1.2, linestyle=DASHES[number % len(DASHES)], zorder=1

@@ -22,7 +22,7 @@ from lra_tasks.bench import attention as bench
 from lra_tasks.bench import implementations, measure, roofline
 from lra_tasks.bench import train as steps
 from lra_tasks.bench.attention import bench_attention
-from lra_tasks.bench.plot import draw, plot_attention, plot_train
+from lra_tasks.bench.plot import draw, plot
 from lra_tasks.bench.settings import AttentionSettings, Settings, TrainSettings
 from lra_tasks.bench.train import bench_train
 from lra_tasks.cli.bench import print_attention, print_train
@@ -157,13 +157,6 @@ def test_growth_is_printed_with_one_decimal_from_four_lengths_on(trained, capsys
     assert "Growth of the time: hrr T^1.3." in capsys.readouterr().out
     print_train(trained | {"rows": many[:3]})
     assert "T^" not in capsys.readouterr().out
-
-
-def test_times_to_expect():
-    assert measure.expected_seconds({}, 64) is None
-    assert measure.expected_seconds({16: 1.0}, 64) == pytest.approx(4.0)
-    assert measure.expected_seconds({16: 1.0, 32: 4.0}, 64) == pytest.approx(16.0)
-    assert measure.expected_seconds({16: 1.0, 32: 1.0}, 64) == pytest.approx(2.0)  # as T at least
 
 
 def in_rounds(calls, **settings):
@@ -369,19 +362,8 @@ def test_memory_that_is_too_small_is_a_row(monkeypatch, capsys, tmp_path):
     assert all(row["seconds"] for row in rows(result, implementation="projections"))
     print_attention(result)
     assert re.search(r"softmax, forward \+ backward, T = \d+: needs", capsys.readouterr().out)
-    plot_attention(result, tmp_path / "costs.png")
+    plot(result, tmp_path / "costs.png")
     assert (tmp_path / "costs.png").read_bytes().startswith(PNG)
-
-
-def test_calls_that_would_take_too_long_are_rows(monkeypatch):
-    monkeypatch.setattr(measure, "expected_seconds", lambda points, length: 99.0 if points else None)
-    settings = AttentionSettings(levels=("core",), implementations=("authors",), lengths=(8, 16), repeats=1)
-    first, *_, last = bench_attention(settings)["rows"]
-    assert first["missing"] == ""
-    assert (last["missing"], last["note"]) == (
-        "slow",
-        "would take about 99 s per call, more than 30 s",
-    )
 
 
 def test_softmax_has_rounds_of_its_own_after_all_others(monkeypatch):
@@ -484,7 +466,7 @@ def test_tables_fit(result, longest, trained, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
-    for words in ("layer, forward + backward: milliseconds", "Longest T", "Training steps per second"):
+    for words in ("layer, forward + backward: milliseconds", "Longest T", "Examples per second"):
         assert words in out
 
 
@@ -526,12 +508,12 @@ def test_names_and_cells_of_tables_are_whole(result, trained, monkeypatch, capsy
 
 
 def test_pictures(result, trained, tmp_path):
-    plot_attention(result, tmp_path / "attention.png")
-    plot_train(trained, tmp_path / "train.png")
+    plot(result, tmp_path / "attention.png")
+    plot(trained, tmp_path / "train.png")
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(PNG)
     with pytest.raises(UsageError, match="cannot be written"):
-        plot_train(trained, tmp_path / "nowhere" / "train.png")
+        plot(trained, tmp_path / "nowhere" / "train.png")
 
 
 def test_what_is_wider_than_the_terminal_is_printed_whole(monkeypatch, capsys):
