@@ -74,10 +74,11 @@ def with_unit(value: float, unit: str) -> str:
 
 
 def plain_ticks(axis: Any, unit: str = "") -> None:
-    """Labels a logarithmic axis with numbers such as 10 ms; a short range has ticks at 1, 2 and 5."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    """Labels a logarithmic axis with few numbers such as 10 ms, the fewer the wider its range."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 300 else (1,), numticks=12))
+    some = LogLocator(10, subs=(1, 2, 5) if high / low < 300 else (1,), numticks=12)
+    axis.set_major_locator(MaxNLocator(4) if high / low < 5 else some)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, unit)))
