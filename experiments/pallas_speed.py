@@ -81,7 +81,7 @@ def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, 
     batch, length, heads = TINY if tiny else SHAPE
     shape = (batch, length, heads, size)
     whole = [jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(0), 4)]
-    q, k, v, o_bar = (passes.cut(x, -3) for x in whole)
+    q, k, v, o_bar = (passes.cut(x, -3, 1) for x in whole)
     unit, single = q.size * q.dtype.itemsize, q.size * 4
     speed = 2 * unit / seconds(lambda x: -x, q, tiny=tiny)
 
