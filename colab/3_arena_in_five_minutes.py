@@ -165,7 +165,7 @@ display(Markdown(report.table()))
 # guesses on the same test split. A model with about the same accuracy has learned no more than that rule.
 
 # %%
-lines = "\n".join(f"| {name} | {value:.1f} |" for name, value in report.references.items())
+lines = "\n".join(f"| {name} | {value:.1f} |" for name, value in report.baselines.items())
 display(Markdown(f"| guess | test accuracy, % |\n| --- | ---: |\n{lines}"))
 num_test = len(lra_tasks.load("listops", "test", data_dir, variant="smoke"))
 error = 100 * np.sqrt(0.35 * 0.65 / num_test)

@@ -43,8 +43,9 @@ from pathlib import Path
 import jax
 from IPython.display import Image, Markdown, display
 
-from lra_tasks.bench.attention import AttentionSettings, bench_attention
-from lra_tasks.bench.plot import plot_attention
+from lra_tasks.bench.attention import bench_attention
+from lra_tasks.bench.plot import plot
+from lra_tasks.bench.settings import AttentionSettings
 
 K = 1024
 size = os.environ.get("HRRFORMER_NOTEBOOK_SIZE", "default")  # the tests set "small"
@@ -67,7 +68,7 @@ print(jax.devices())
 # %%
 settings = AttentionSettings(
     levels=("layer",),
-    contestants=("hrr", "softmax", "projections"),
+    implementations=("hrr", "softmax", "projections"),
     lengths=LENGTHS,
     width=32,
     num_heads=1,
@@ -79,13 +80,13 @@ result = bench_attention(settings)
 # %%
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "costs.png")
-    plot_attention(result, path, stacked=True)
+    plot(result, path, stacked=True)
     display(Image(path.read_bytes(), width=640))
 
 # %% [markdown]
-# Both axes are logarithmic. A cost that grows with $T$ is a line of slope 1, a cost that grows with $T^2$ a
-# line of slope 2. The exponents beside the names are fitted to the longer sequences. The next table has the
-# same numbers, first two columns of times, then two of memory:
+# The first panel shows the time relative to the layer without attention: a flat line grows linearly with $T$.
+# In the second, both axes are logarithmic: memory that grows with $T$ is a line of slope 1, with $T^2$ one of
+# slope 2. The same as numbers, two columns of times and then two of memory:
 
 
 # %%
@@ -103,13 +104,13 @@ for length in LENGTHS:
     cells = []
     for quantity, units in (("seconds", SECONDS), ("temp_bytes", BYTES)):
         for name in ("hrr", "softmax"):
-            (row,) = (r for r in both if (r["length"], r["contestant"]) == (length, name))
+            (row,) = (r for r in both if (r["length"], r["implementation"]) == (length, name))
             cells.append(written(row[quantity], units) if row[quantity] else "–")
     table.append(f"| {length:,} | {' | '.join(cells)} |")
 display(Markdown("\n".join(table)))
 for row in both:
     if row["missing"]:
-        print(f"{row['contestant']}, T = {row['length']:,}: {row['note']}")
+        print(f"{row['implementation']}, T = {row['length']:,}: {row['note']}")
 
 # %% [markdown]
 # ## Conclusions

@@ -1,28 +1,29 @@
-"""What one HRR attention layer costs against the length of the sequence, and whether that is what it should.
+"""Cost of one HRR attention layer against the length of the sequence, and targets for it.
 
-Question. How near does the layer come to its own projections in time and memory, how far is its core from the
-authors' formulation, and does a million tokens fit a small machine?
+Question. How close are the layer's time and memory to those of its projections? How much faster than the
+authors' formulation is its core? Does a million tokens fit a small machine?
 
-    python -m experiments.attention_cost            the tables and the targets
-    python -m experiments.attention_cost --record   the same, kept in experiments/results, and a picture
+    python -m experiments.attention_cost            prints the tables and the targets
+    python -m experiments.attention_cost --record   also records them in experiments/results, with a picture
 
-Setting. D = 512, 8 heads, batch 1, float32, T = 1,024 to 131,072; random inputs; forward and backward is the
+Setting. D = 512, 8 heads, batch 1, float32, T = 1,024 to 131,072; random inputs. Forward and backward is the
 loss and its gradient in parameters and inputs. "hrr" chooses its implementation itself. "projections" is the
-layer without attention, "authors" the published formulation, both in `lra_tasks.bench.baselines`. Rounds in
-shuffled order, medians, ratios within rounds; softmax last, in rounds of its own. Then one layer of width 64
-at T = 1,048,576, and a training step of a whole one-layer model (Text's preset "quick"), each in a process of
-its own.
+layer without attention and "authors" the published formulation, both in `lra_tasks.bench.implementations`.
+Rounds in random order, medians, ratios within rounds; softmax last, in rounds of its own. Then one layer of
+width 64 at T = 1,048,576, and a training step of a one-layer model (Text's preset "quick"), each in a process
+of its own.
 
 Hardware and time. Two CPU cores and 12 GiB; a quarter of an hour with --seconds 20, as recorded. Temporary
-memory is the same on every run of one version of JAX; times need a machine that does nothing else.
+memory is the same on every run of one version of JAX; times need an idle machine.
 
-Expected. The targets of `TARGETS`, set before the fast implementation was written. Before it, at T = 4,096:
+Expected. The targets of `TARGETS`, which are older than the fast implementation. Before it, at T = 4,096:
 11.3 T·D floats with backward and 4.1 without, 1.9 times the projections, and a core about as fast as the
-authors'; the projections themselves 5.0 and 2.0, the authors' 14.1 with backward. Memory grows as T^1.00.
+authors'. The projections take 5.0 and 2.0, the authors' formulation 14.1 with backward. Memory is linear in
+T.
 
-Results, in experiments/results with their environment. All targets are met at every T that they are for.
-Earlier records on the same machine had the core at up to 0.5 of the authors' time: softmax ran in the same
-rounds, and the gigabytes that it left behind slowed what came next. It has rounds of its own now, at the end.
+Results, in experiments/results with their environment. Every target is met at every T that it covers. Earlier
+records on the same machine had the core at up to 0.5 of the authors' time: softmax ran in the same rounds,
+and the gigabytes that it left behind slowed the next call.
 """
 
 import dataclasses
@@ -33,26 +34,26 @@ from typing import Any, NamedTuple
 import tyro
 
 from lra_tasks import Progress
-from lra_tasks.bench.attention import AttentionSettings, bench_attention
-from lra_tasks.bench.plot import plot_attention
-from lra_tasks.bench.train import TrainSettings
-from lra_tasks.bench.train import measure_apart as train_apart
+from lra_tasks.bench import train
+from lra_tasks.bench.attention import bench_attention
+from lra_tasks.bench.plot import plot
+from lra_tasks.bench.settings import AttentionSettings, TrainSettings
 from lra_tasks.cli.bench import print_apart, print_attention
 from lra_tasks.cli.console import print_table
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-CONTESTANTS = ("hrr", "authors", "softmax", "projections")
+IMPLEMENTATIONS = ("hrr", "authors", "softmax", "projections")
 MILLION = 1 << 20
-ROUNDS = 30  # what else runs on a shared machine comes and goes: few rounds would all be of one such time
-LONG = 4096  # from here on fixed costs of a call no longer matter
+ROUNDS = 30  # enough to average over other programs on a shared machine
+LONG = 4096  # fixed costs of a call no longer matter
 
 
 class Target(NamedTuple):
-    """A number that is to stay on one side of a bound, at every T from `least` on."""
+    """An upper bound on a quantity of "hrr", at every T from `least` on."""
 
-    what: str
+    name: str
     level: str
     direction: str
     quantity: str
@@ -70,24 +71,24 @@ MILLION_TARGET = 16 * 2**30
 
 
 def verdicts(rows: Sequence[dict[str, Any]], apart: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns "target", "bound", "measured" (the worst; None where nothing was) and "met", for each target.
+    """Returns "target", "bound", "measured" (the worst value; None if one is missing) and "met" per target.
 
     Args:
-      rows: of `bench_attention`; those of the contestant "hrr" count.
-      apart: what was run at a million tokens, with "peak_rss_bytes".
+      rows: Rows of `bench_attention`.
+      apart: Measurements at a million tokens, with "peak_rss_bytes".
     """
     found = []
     for target in TARGETS:
         values = [
             row[target.quantity]
             for row in rows
-            if (row["contestant"], row["level"], row["direction"]) == ("hrr", target.level, target.direction)
+            if (row["implementation"], row["level"], row["direction"])
+            == ("hrr", target.level, target.direction)
             and row["length"] >= target.least
         ]
-        # A time that is missing somewhere is not met there.
         measured = max(values) if values and None not in values else None
         met = measured is not None and measured <= target.bound
-        found.append({"target": target.what, "bound": target.bound, "measured": measured, "met": met})
+        found.append({"target": target.name, "bound": target.bound, "measured": measured, "met": met})
     peaks = [row["peak_rss_bytes"] if row["seconds"] is not None else None for row in apart]
     peak = max(peaks) if peaks and None not in peaks else None
     found.append(
@@ -107,19 +108,21 @@ def main(
     seconds: float = 30.0,
     record: bool = False,
 ) -> None:
-    """Measures, prints the tables, and the targets beside what was measured.
+    """Measures, and prints the tables and the targets.
 
     Args:
-        lengths: values of T.
-        seconds: time for the rounds of a length, and the longest call made.
-        record: keep the result in experiments/results.
+        lengths: Sequence lengths T.
+        seconds: Time limit for the rounds of one length, and for a single call.
+        record: Record the result in experiments/results.
     """
-    settings = AttentionSettings(contestants=CONTESTANTS, lengths=lengths, repeats=ROUNDS, seconds=seconds)
-    million = dataclasses.replace(settings, contestants=("hrr",))
+    settings = AttentionSettings(
+        implementations=IMPLEMENTATIONS, lengths=lengths, repeats=ROUNDS, seconds=seconds
+    )
+    million = dataclasses.replace(settings, implementations=("hrr",))
     model = TrainSettings(mixers=("hrr",), lengths=(MILLION,), batch_size=1, preset="quick")
     with Progress() as progress:
-        # First: as long as this process has not touched the device, theirs have all of it.
-        step = train_apart(model, progress=progress)
+        # The children come first: this process has not touched the device yet, and they have all of it.
+        step = train.in_own_process(model, progress)
         apart = bench_attention(million, million=True, progress=progress)["million"]
         result = bench_attention(settings, progress=progress) | {"million": apart}
     print_attention(result)
@@ -142,7 +145,7 @@ def main(
     if record:
         path = RESULTS / "attention_cost.json"
         write_json(path, result | {"million_model": step, "targets": targets})
-        plot_attention(result, path.with_suffix(".png"))
+        plot(result, path.with_suffix(".png"))
         print(f"\nRecorded in {path}")
 
 

@@ -35,7 +35,7 @@ RACES = {
         mixers=("hrr", "none"),
     ),
     "small": Race(preset("listops", "small"), seeds=(0, 1, 2)),
-    "lra": Race(preset("listops", "lra"), seeds=(0, 1, 2)),
+    "arena": Race(preset("listops", "arena"), seeds=(0, 1, 2)),
     "paper": Race(preset("listops", "paper"), seeds=(0, 1, 2)),
 }
 

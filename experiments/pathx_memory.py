@@ -1,14 +1,14 @@
-"""What one training step on Path-X, 16,384 pixels, takes of a device's memory, by preset and mixer.
+"""Memory of one training step on Path-X, 16,384 pixels, by preset and mixer.
 
 Question. Does the full configuration fit one GPU?
 
     python -m experiments.pathx_memory --record   half a minute on two CPU cores; nothing is trained
 
-The numbers are those XLA gives for the step it compiled for this machine's devices: arguments, results and
-temporaries. A program compiled for CPU is not the one a GPU runs; it is fused otherwise.
+XLA reports the memory of the step compiled for this machine's devices: arguments, results and temporaries. It
+fuses a program for CPU differently from one for a GPU, and their memory differs too.
 
 Results, in experiments/results with their environment. hrr fits a GPU of 80 GB with every preset. Softmax
-attention by XLA, which holds all T × T weights, needs more than 500 GB with "small", "lra" and "paper".
+attention by XLA, which holds all T × T weights, needs more than 500 GB with "small", "arena" and "paper".
 """
 
 from pathlib import Path
@@ -24,17 +24,17 @@ from lra_tasks.presets import PRESETS
 from lra_tasks.tasks import get_task
 from lra_tasks.training.memory import memory_bytes
 from lra_tasks.training.metrics import environment
-from lra_tasks.training.step import Program
+from lra_tasks.training.step import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 MIXERS = ("hrr", "softmax", "none")
 
 
 def main(record: bool = False) -> None:
-    """Compiles a training step for every preset and mixer, and prints what it holds.
+    """Compiles a training step for every preset and mixer, and prints its memory.
 
     Args:
-        record: keep the result in experiments/results.
+        record: Record the result in experiments/results.
     """
     sizes: dict[str, dict[str, int]] = {}
     batches: dict[str, int] = {}
@@ -45,8 +45,8 @@ def main(record: bool = False) -> None:
             sizes[name] = {}
             for mixer in MIXERS:
                 progress.show(f"{name} {mixer}: compiling")
-                program = Program(Config(task="pathx", mixer=mixer, **vars(settings)), get_task("pathx"))
-                compiled = program.compile(jax.eval_shape(program.init))
+                trainer = Trainer(Config(settings=settings, task="pathx", mixer=mixer), get_task("pathx"))
+                compiled = trainer.compile_training(jax.eval_shape(trainer.init))
                 sizes[name][mixer], _ = memory_bytes(compiled)
     print_table(
         ("preset", "batch", *MIXERS),

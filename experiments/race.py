@@ -1,18 +1,21 @@
-"""Shared code of the comparisons: several mixers on one task, from one command to recorded results."""
+"""Comparisons of several mixers on one task, from one command to recorded results."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from lra_tasks import Config, Progress, Settings, compare
-from lra_tasks.bench.data import compiled_temp_bytes
-from lra_tasks.cli.console import print_report, print_table
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.errors import unknown_name
 from lra_tasks.files import write_json
+from lra_tasks.reporting import plots
+from lra_tasks.tasks import get_task
+from lra_tasks.training.memory import memory_bytes
+from lra_tasks.training.step import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,16 +32,16 @@ class Race:
 
 @dataclasses.dataclass
 class Arguments:
-    """Runs or resumes one configuration and prints its tables."""
+    """Runs or resumes one configuration, and prints its tables."""
 
     race: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RACE")] = "quick"
     """Name of the configuration."""
     data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """Folder of all datasets; by default TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
     out_dir: Path | None = None
-    """Folder of the runs; runs/TASK-RACE if not given."""
+    """Folder of the runs; by default runs/TASK-RACE."""
     record: bool = False
-    """Keep the result in experiments/results."""
+    """Record the result in experiments/results."""
 
 
 def main(task: str, races: Mapping[str, Race]) -> None:
@@ -46,7 +49,7 @@ def main(task: str, races: Mapping[str, Race]) -> None:
 
     Args:
       task: Name of the task.
-      races: Name → configuration.
+      races: Configurations by name.
     """
     with exit_codes():
         arguments = tyro.cli(Arguments, prog=f"python -m experiments.{task}_race")
@@ -67,13 +70,10 @@ def _run(task: str, race: Race, arguments: Arguments) -> None:
             data_dir=arguments.data_dir,
             progress=progress,
         )
-        temp_bytes = {
-            mixer: compiled_temp_bytes(
-                Config(task=task, mixer=mixer, **vars(race.settings)), race.lengths, progress=progress
-            )
-            for mixer in race.mixers
-            if mixer != "none" and race.lengths
-        }
+        temp_bytes: dict[str, dict[int, int]] = {}
+        for mixer in (mixer for mixer in race.mixers if mixer != "none" and race.lengths):
+            config = Config(settings=race.settings, task=task, mixer=mixer)
+            temp_bytes[mixer] = compiled_temp_bytes(config, race.lengths, progress)
     print_report(report, out_dir)
     if temp_bytes:
         print("\nTemporary memory of one compiled training step:")
@@ -86,5 +86,16 @@ def _run(task: str, race: Race, arguments: Arguments) -> None:
         path = RESULTS / f"{task}_race-{arguments.race}.json"
         content: dict[str, Any] = {"report": report.json(), "temp_bytes": temp_bytes}
         write_json(path, content)
-        report.plot(path.with_suffix(".png"))
+        plots.draw(report, path.with_suffix(".png"))
         print(f"\nRecorded in {path}")
+
+
+def compiled_temp_bytes(config: Config, lengths: Iterable[int], progress: Progress) -> dict[int, int]:
+    """Returns T → temporary memory of the compiled training step in bytes; nothing is trained."""
+    sizes: dict[int, int] = {}
+    for length in lengths:
+        progress.show(f"{config.mixer}: compiling for T = {length:,}")
+        settings = dataclasses.replace(config.settings, length=length)
+        trainer = Trainer(dataclasses.replace(config, settings=settings), get_task(config.task))
+        _, sizes[length] = memory_bytes(trainer.compile_training(jax.eval_shape(trainer.init)))
+    return sizes

@@ -1,16 +1,13 @@
-"""Writes the measured tables into README.md and docs/results.md, from the JSON in experiments/results.
+"""Writes the measured tables into README.md and docs/results.md, and draws the recorded pictures again.
 
     make readme
 
-The text between a marker and `<!-- end -->` is generated from `experiments/results/NAME.json`:
-
-- `<!-- table: NAME -->` the table of a report;
-- `<!-- results: NAME -->` the whole report;
-- `<!-- memory: NAME -->` the memory of a training step, by preset and mixer;
-- `<!-- cost: NAME -->` targets and measurements;
-- `<!-- longest: NAME -->` the longest sequences that fit.
-
-`tests/project/test_readme.py` fails while a page and results disagree.
+Everything comes from the JSON in experiments/results. The text between `<!-- table: NAME -->` and `<!-- end
+-->` is replaced by the table of the report in NAME.json, the text after `<!-- results: NAME -->` by the whole
+report, after `<!-- memory: NAME -->` by the memory of a training step by preset and mixer, after `<!-- cost:
+NAME -->` by targets and measurements, and after `<!-- longest: NAME -->` by the longest sequences that fit.
+The pictures are those of the reports and of attention's cost. `tests/project/test_readme.py` fails while a
+page and the results disagree.
 """
 
 import json
@@ -19,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks import Report
+from lra_tasks.bench.plot import plot
+from lra_tasks.reporting import plots
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "experiments" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 BLOCK = re.compile(r"(<!-- (table|results|memory|cost|longest): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """Returns a page's text with every block of results generated again."""
+    """Returns a page's text with every block of results written again."""
     return BLOCK.sub(lambda match: f"{match[1]}{_block(match[2], match[3])}{match[4]}", text)
 
 
 def _block(kind: str, name: str) -> str:
-    result = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
+    result = json.loads((RESULTS / f"{name}.json").read_text())
     if kind == "memory":
         return _memory(result)
     if kind == "cost":
@@ -64,7 +64,7 @@ def _memory(result: dict[str, Any]) -> str:
 
 
 def _cost(result: dict[str, Any]) -> str:
-    lines = ["| what | at most | measured | met? |", "|---|---:|---:|---|"]
+    lines = ["| target | at most | measured | met? |", "|---|---:|---:|---|"]
     for row in result["targets"]:
         measured = "-" if row["measured"] is None else f"{row['measured']:.2f}"
         met = "yes" if row["met"] else "no"
@@ -78,10 +78,15 @@ def _longest(result: dict[str, Any]) -> str:
         heads = "head" if row["num_heads"] == 1 else "heads"
         layer = f"D = {row['width']}, {row['num_heads']} {heads}"
         length, size = f"{row['length']:,}", f"{row['total_bytes'] / 2**30:.1f} GiB"
-        lines.append(f"| {layer} | {row['contestant']} | {length} | {size} |")
+        lines.append(f"| {layer} | {row['implementation']} | {length} | {size} |")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(filled(page.read_text()))
+    for path in RESULTS.glob("*_race-*.json"):
+        report = Report.from_json(json.loads(path.read_text())["report"])
+        plots.draw(report, path.with_suffix(".png"))
+    cost = RESULTS / "attention_cost.json"
+    plot(json.loads(cost.read_text()), cost.with_suffix(".png"))

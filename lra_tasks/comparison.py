@@ -1,17 +1,16 @@
 """A comparison: the same data, seeds and budget for every mixer, one run each, one report."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lra_tasks.config import Config, Settings
-from lra_tasks.data.dataset import Dataset, completed_task, open_dataset
+from lra_tasks.data.dataset import completed_task, open_dataset
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import UsageError
 from lra_tasks.files import write_json
 from lra_tasks.progress import Progress, Silent
-from lra_tasks.reporting.report import ORDER, REFERENCES, report
+from lra_tasks.reporting.report import ORDER, report
 from lra_tasks.reporting.results import Report
 from lra_tasks.training import processes
 from lra_tasks.training.loop import train
@@ -85,7 +84,7 @@ def compare(
     prepare(found, data_dir, variant=settings.variant, progress=progress)
     dataset = open_dataset(found, settings.variant, data_dir)
 
-    # Runs, and the baseline scores on the same data.
+    # Runs, and a report with the baseline scores on the same data.
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / ORDER, [config.name for config in configs])
     for config in configs:
@@ -97,16 +96,4 @@ def compare(
             tensorboard=tensorboard,
             progress=progress,
         )
-    _measure_references(run_dir / REFERENCES, dataset, settings, progress)
-    progress.show(f"{title}: writing the report")
-    return report(run_dir)
-
-
-def _measure_references(path: Path, dataset: Dataset, settings: Settings, progress: Progress) -> None:
-    """Writes the scores of simple rules, unless those of the same data are there."""
-    if path.is_file() and json.loads(path.read_text())["data"] == dataset.identity:
-        return
-    progress.show(f"{dataset.task.title(settings.variant)}: measuring the baseline scores")
-    splits = dataset.for_run(settings)
-    scores = dataset.task.references(splits["train"], splits["test"])
-    write_json(path, {"data": dataset.identity, "lines": scores})
+    return report(run_dir, dataset=dataset, progress=progress)

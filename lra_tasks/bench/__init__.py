@@ -1,1 +1,1 @@
-"""What attention, a training step and the data pipeline cost."""
+"""Benchmarks: cost of attention and of a training step, and the rate of the data."""

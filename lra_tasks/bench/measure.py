@@ -1,97 +1,55 @@
-"""What compiled functions cost: memory and operations as XLA counts them, times as a clock does."""
+"""Measures compiled functions: memory as XLA reports it, times in interleaved rounds."""
 
+import contextlib
 import dataclasses
+import functools
+import importlib
+import json
 import math
 import random
-import re
+import resource
+import signal
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from lra_tasks.training.memory import memory_bytes
+from lra_tasks.bench.settings import Settings
+from lra_tasks.errors import UsageError
+from lra_tasks.progress import Progress
+from lra_tasks.training.memory import free_bytes, memory_bytes
 
 K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 LEAST_ROUNDS = 3
-LARGER = 4  # lengths that an exponent is fitted to
+FITTED = 4  # the largest lengths, which an exponent is fitted to
+# They hold T × T weights: gigabytes that the machine must find and clear again, which slows the next call.
+QUADRATIC = ("softmax",)
+KEPT = ("seconds", "total_bytes", "missing", "note")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What XLA tells of a compiled function.
-
-    Attributes:
-      temp_bytes: temporaries, neither argument nor result.
-      total_bytes: arguments, results and temporaries, on one device.
-      flops: floating-point operations; None where XLA does not say, or counts too few.
-      bytes_accessed: read and written by all its kernels, caches not considered; None as above.
-      uncounted: why XLA's counts of these two would be too small, if they would; empty otherwise.
-    """
-
-    temp_bytes: int
-    total_bytes: int
-    flops: float | None
-    bytes_accessed: float | None
-    uncounted: str
+class Missing(Exception):
+    """Reason for a missing time: the kind, "memory", "slow" or "refused", and a sentence."""
 
 
-def counts(compiled: jax.stages.Compiled) -> Counts:
-    """Returns what XLA tells of a compiled function."""
-    total, temporary = memory_bytes(compiled)
-    analysis: Any = compiled.cost_analysis()
-    analysis = analysis[0] if isinstance(analysis, list) else analysis or {}
-    flops, accessed = (analysis.get(name, -1.0) for name in ("flops", "bytes accessed"))
-    text = compiled.as_text() or ""
-    reasons = []
-    if re.search(r" while\(", text):
-        reasons.append("a loop's body is counted once")
-    targets = sorted(set(re.findall(r'custom_call_target="([^"]*)"', text)))
-    if targets:
-        reasons.append(f"what is inside of {', '.join(targets)} may not be counted")
-    return Counts(
-        temp_bytes=temporary,
-        total_bytes=total,
-        flops=flops if flops >= 0 and not reasons else None,
-        bytes_accessed=accessed if accessed >= 0 and not reasons else None,
-        uncounted="; ".join(reasons),
-    )
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Returns the seconds until the result of a call is there; the result is dropped after that."""
-    began = time.perf_counter()
-    result = jax.block_until_ready(call())
-    took = time.perf_counter() - began
-    del result
-    return took
-
-
-class Missing(NamedTuple):
-    """Why there is no time: "memory", "slow" or "refused", a sentence on it, and a time too slow."""
-
-    kind: str
-    why: str
-    seconds: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What was measured at one length.
+@dataclasses.dataclass(kw_only=True)
+class Cost:
+    """Cost of one function at one length.
 
     Attributes:
       length: T.
-      temp_bytes: of the compiled function, beside arguments and results; None where there is none.
-      total_bytes: with arguments and results.
-      seconds: of one call, the median over the rounds; None where it was not run.
-      quartiles: the first and the third.
-      rounds: that they are of.
-      ratio: the median over the rounds of its time over that of a reference; None where one was not run.
-      slow_seconds: of the first call where that was too slow for another; None otherwise.
-      missing: why there is no time: "memory", "slow", "refused"; empty where there is one.
-      note: the same in words.
+      temp_bytes: Temporaries, neither arguments nor results; None if the function did not compile.
+      total_bytes: Arguments, results and temporaries on one device.
+      seconds: Median time of one call over the rounds; None if there were none.
+      quartiles: First and third quartile of that time.
+      rounds: Number of rounds.
+      ratio: Median over the rounds of the time divided by the reference's time in the same round.
+      missing: Kind of the reason for a missing time; empty if there is a time.
+      note: The reason as a sentence.
     """
 
     length: int
@@ -101,177 +59,244 @@ class Measured:
     quartiles: tuple[float, float] | None = None
     rounds: int = 0
     ratio: float | None = None
-    slow_seconds: float | None = None
     missing: str = ""
     note: str = ""
 
 
-R = TypeVar("R", bound=Measured)
+class Job(NamedTuple):
+    """One function to measure at one length.
 
-
-def without_time(row: R, reason: Missing) -> R:
-    """Returns the row with the reason why it has no time."""
-    return dataclasses.replace(row, missing=reason.kind, note=reason.why, slow_seconds=reason.seconds)
-
-
-def with_times(row: R, taken: Sequence[float], reference: Sequence[float] | None) -> R:
-    """Returns the row with the times of its rounds, in proportion to those of a reference if there is one."""
-    first, median, third = quartiles(taken)
-    ratio = None if reference is None else median_ratio(taken, reference)
-    return dataclasses.replace(row, seconds=median, quartiles=(first, third), rounds=len(taken), ratio=ratio)
-
-
-def times(rows: Iterable[Measured]) -> dict[int, float]:
-    """Returns T → the seconds of a call, too slow ones included."""
-    known = {row.length: row.slow_seconds if row.seconds is None else row.seconds for row in rows}
-    return {length: seconds for length, seconds in known.items() if seconds is not None}
-
-
-def exponents(rows: Sequence[Measured]) -> dict[str, float | None]:
-    """Returns the exponents p of "seconds" and "temp_bytes", as T^p; see `exponent`."""
-    return {
-        quantity: exponent({row.length: value for row in rows if (value := getattr(row, quantity))})
-        for quantity in ("seconds", "temp_bytes")
-    }
-
-
-def within_memory(call: Callable[[], V], when: str = "") -> V | Missing:
-    """Returns what a call returns, or that it ran out of memory.
-
-    Args:
-      call: what is called.
-      when: words after "ran out of memory".
+    Attributes:
+      compile: Compiles the function.
+      start: Makes the inputs of the compiled function and returns a call without arguments.
+      reference: Key of the job whose times divide this job's times.
+      reported: Whether the job is measured for its own sake, and not only as a reference.
     """
-    try:
-        return call()
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        words = str(error).lower()
-        known = isinstance(error, MemoryError) or "resource_exhausted" in words or "out of memory" in words
-        if not known:
-            raise
-        return Missing("memory", f"ran out of memory {when}".rstrip())
+
+    compile: Callable[[], jax.stages.Compiled]
+    start: Callable[[jax.stages.Compiled], Callable[[], Any]]
+    reference: Any
+    reported: bool = True
 
 
-def reason_not_to_run(
-    total_bytes: int, free: int | None, expected: float | None, seconds: float
-) -> Missing | None:
-    """Returns why a compiled function is not to be run, or None.
+def group(names: Iterable[str], reference: str, *, quadratic: bool) -> dict[str, bool]:
+    """Returns the names that share their rounds, and whether each one is reported.
 
-    Args:
-      total_bytes: what it needs.
-      free: what there is; None where that is not known.
-      expected: seconds that a call will take; None where nothing tells.
-      seconds: that it may take.
+    The quadratic ones come last, in rounds of their own with the reference, which is not reported again.
+
+    >>> group(["hrr", "softmax", "none"], "none", quadratic=True)
+    {'none': False, 'softmax': True}
     """
-    if free is not None and total_bytes > free:
-        return Missing("memory", f"needs {total_bytes / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} are free")
-    if expected is not None and expected > seconds:
-        return Missing("slow", f"would take about {expected:,.2g} s a call, more than --seconds {seconds:g}")
-    return None
+    names = list(names)
+    chosen = {name: True for name in names if (name in QUADRATIC) == quadratic}
+    return ({reference: False} if quadratic and chosen and reference in names else {}) | chosen
 
 
-def measure(
-    calls: Mapping[K, Callable[[], Any]],
-    *,
-    repeats: int,
-    seconds: float,
-    seed: int,
-    show: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[dict[K, list[float]], dict[K, Missing]]:
-    """Times all calls in rounds, in each round every call once, in an order shuffled anew.
+def sweep(
+    jobs: Callable[[int], Mapping[K, Job]], settings: Settings, progress: Progress, title: str = ""
+) -> list[tuple[K, Cost]]:
+    """Measures jobs at every length, the shortest first.
 
-    What disturbs the machine for a while thus meets all of them, and times of one round can be compared.
-    Every call is made once before the first round, which warms up and does not count.
+    A job is compiled at every length. It is not called where the memory is too small, nor after a length at
+    which a call took longer than `settings.seconds`.
 
     Args:
-      calls: name → call.
-      repeats: rounds at most.
-      seconds: time after which no further round begins, once `LEAST_ROUNDS` are done; also the longest that
-        the first of a call may take.
-      seed: of the shuffling.
-      show: is told the rounds done and to do.
+      jobs: Returns the jobs at a length, by key.
+      settings: Lengths, rounds, time limit and seed.
+      progress: Display of the current step.
+      title: Words before the length in that display.
 
     Returns:
-      Name → seconds of each round; and name → why not, for those that ran out of memory or took too long.
+      Key and cost of every reported job.
     """
-    order, shuffle = list(calls), random.Random(seed)
+    found: list[tuple[K, Cost]] = []
+    here: Mapping[K, Job] = {}
+    for length in sorted(settings.lengths):
+        here = jobs(length)
+        found += _at_length(here, length, found, settings, progress, f"{title}T = {length:,}").items()
+    silent = {key for key, job in here.items() if not job.reported}
+    return [(key, cost) for key, cost in found if key not in silent]
+
+
+def _at_length(
+    jobs: Mapping[K, Job],
+    length: int,
+    earlier: list[tuple[K, Cost]],
+    settings: Settings,
+    progress: Progress,
+    where: str,
+) -> dict[K, Cost]:
+    costs = {key: Cost(length=length) for key in jobs}
+    calls: dict[Any, Callable[[], Any]] = {}
+    free = free_bytes()
+    for number, (key, job) in enumerate(jobs.items()):
+        progress.show(f"{where}: compiling", number, len(jobs))
+        with _noted(costs[key]):
+            compiled = compiled_here(job.compile)
+            costs[key].total_bytes, costs[key].temp_bytes = memory_bytes(compiled)
+            refuse_memory(costs[key].total_bytes or 0, free)
+            slow = [cost.length for name, cost in earlier if name == key and cost.missing == "slow"]
+            if slow:
+                raise Missing("slow", f"a call at T = {slow[0]:,} took too long")
+            with within_memory("while inputs were drawn"):
+                calls[key] = job.start(compiled)
+    if any(jobs[key].reported for key in calls):
+        show = functools.partial(progress.show, f"{where}: measuring")
+        taken = in_rounds(calls, costs, settings, show)
+        for key, times in taken.items():
+            several = times if len(times) > 1 else [*times, *times]
+            first, median, third = statistics.quantiles(several, n=4, method="inclusive")
+            others = taken.get(jobs[key].reference)
+            ratios = [a / b for a, b in zip(times, others or (), strict=bool(others))]
+            costs[key].seconds, costs[key].quartiles = median, (first, third)
+            costs[key].rounds, costs[key].ratio = len(times), statistics.median(ratios) if ratios else None
+    return costs
+
+
+@contextlib.contextmanager
+def _noted(cost: Cost) -> Iterator[None]:
+    """Writes the reason for a missing time into the cost."""
+    try:
+        yield
+    except Missing as reason:
+        cost.missing, cost.note = reason.args
+
+
+def compiled_here(compiling: Callable[[], jax.stages.Compiled]) -> jax.stages.Compiled:
+    """Returns the compiled function.
+
+    Raises:
+      Missing: It does not compile here.
+    """
+    try:
+        with within_memory("while it was compiled"):
+            return compiling()
+    except UsageError:
+        raise
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        (line, *_) = str(error).splitlines() or [type(error).__name__]
+        raise Missing("refused", f"does not compile here: {line}") from error
+
+
+@contextlib.contextmanager
+def within_memory(when: str) -> Iterator[None]:
+    """Raises `Missing` in place of the errors of a lack of memory."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        words = str(error).lower()
+        if isinstance(error, MemoryError) or "resource_exhausted" in words or "out of memory" in words:
+            raise Missing("memory", f"ran out of memory {when}".rstrip()) from error
+        raise
+
+
+def refuse_memory(total_bytes: int, free: int | None) -> None:
+    """Raises `Missing` if a function needs more than the free memory, None if that is unknown."""
+    if free is not None and total_bytes > free:
+        raise Missing("memory", f"needs {total_bytes / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} are free")
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Returns the seconds until the result of a call is ready, and drops the result."""
+    began = time.perf_counter()
+    result = jax.block_until_ready(call())
+    took = time.perf_counter() - began
+    del result
+    return took
+
+
+def in_rounds(
+    calls: Mapping[K, Callable[[], Any]],
+    costs: Mapping[K, Cost],
+    settings: Settings,
+    show: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[K, list[float]]:
+    """Times calls in rounds; every round makes each call once, in random order.
+
+    A disturbance of the machine thus affects all calls alike, and times of one round can be compared. Each
+    call is made once before the first round to warm up, which is not counted.
+
+    Args:
+      calls: Calls by key.
+      costs: Costs by key; those of calls that run out of memory or take too long receive the reason.
+      settings: Rounds, time limit and seed.
+      show: Receives the number of rounds done and the maximum.
+
+    Returns:
+      Key → seconds in each round, for the other calls.
+    """
+    order, shuffle, limit = list(calls), random.Random(settings.seed), settings.seconds
     taken: dict[K, list[float]] = {}
-    lost: dict[K, Missing] = {}
-
-    def attempt(name: K) -> float | None:
-        took = within_memory(lambda: timed(calls[name]))
-        if not isinstance(took, Missing):
-            return took
-        lost[name] = took
-        order.remove(name)
-        taken.pop(name, None)
-        return None
-
-    show(0, repeats)
-    for name in tuple(order):
-        took = attempt(name)
-        if took is not None and took > seconds:
-            why = f"took {took:,.2g} s a call, more than --seconds {seconds:g}"
-            lost[name] = Missing("slow", why, took)
-            order.remove(name)
-        elif took is not None:
-            taken[name] = []
-    begin, done = time.perf_counter(), 0
-    while order and done < repeats and (done < LEAST_ROUNDS or time.perf_counter() - begin < seconds):
-        show(done, repeats)
+    begin, done = time.perf_counter(), -1  # round -1 warms up
+    while done < settings.repeats and (done < LEAST_ROUNDS or time.perf_counter() - begin < limit):
+        show(max(done, 0), settings.repeats)
+        for key in tuple(order):
+            with _noted(costs[key]):
+                with within_memory(""):
+                    took = timed(calls[key])
+                if done < 0 and took > limit:
+                    raise Missing("slow", f"took {took:,.2g} s per call, more than {limit:g} s")
+                taken.setdefault(key, []).extend([took] if done >= 0 else [])
+            if costs[key].missing:
+                order.remove(key)
+                taken.pop(key, None)
+        begin = begin if done >= 0 else time.perf_counter()
         shuffle.shuffle(order)
-        for name in tuple(order):
-            took = attempt(name)
-            if took is not None:
-                taken[name].append(took)
         done += 1
-    return taken, lost
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Returns first quartile, median and third quartile; of a single value, three times that.
-
-    >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
-    (2.0, 3.0, 4.0)
-    """
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
-    return first, median, third
-
-
-def median_ratio(values: Sequence[float], others: Sequence[float]) -> float:
-    """Returns the median of the ratios of times taken in the same rounds.
-
-    >>> median_ratio([2.0, 8.0, 3.0], [1.0, 2.0, 1.0])
-    3.0
-    """
-    return statistics.median(a / b for a, b in zip(values, others, strict=True))
+    return taken
 
 
 def exponent(points: Mapping[int, float]) -> float | None:
-    """Returns p of the power law c T^p nearest to values at the `LARGER` largest lengths.
+    """Fits a power law c T^p to the values at the `FITTED` largest lengths, and returns p.
 
-    Least squares in the logarithms. None with fewer than two points.
+    None with fewer points, where the noise of a single measurement would decide.
 
-    >>> round(exponent({1: 9.0, 1024: 3.0, 2048: 12.0, 4096: 48.0, 8192: 192.0}), 6)
+    >>> exponent({1: 9.0, 1024: 3.0, 2048: 12.0, 4096: 48.0, 8192: 192.0})
     2.0
     """
-    larger = sorted(points)[-LARGER:]
-    if len(larger) < 2:
+    if len(points) < FITTED:
         return None
-    x = [math.log(length) for length in larger]
-    y = [math.log(points[length]) for length in larger]
-    return statistics.linear_regression(x, y).slope
+    lengths = sorted(points)[-FITTED:]
+    logarithms = [[math.log(value) for value in (length, points[length])] for length in lengths]
+    return round(statistics.linear_regression(*zip(*logarithms, strict=True)).slope, 1)
 
 
-def expected_seconds(points: Mapping[int, float], length: int) -> float | None:
-    """Returns the time to expect at a length from times at shorter ones; None without any.
+def in_own_process(module: str, settings: Any, place: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Calls `only_row` of a module with the settings in a new Python process, and measures its memory.
 
-    Grows as the last two did, and as T at least.
+    Returns:
+      The place, which identifies the row, "seconds", "total_bytes", "missing" and "note" as in `Cost`, and
+      "peak_rss_bytes", the peak resident memory of the process. If a signal ends it, memory ran out.
+
+    Raises:
+      RuntimeError: The process failed; the message has the end of its traceback.
     """
-    shorter = sorted(points)[-2:]
-    if not shorter:
-        return None
-    growth = max(1.0, exponent({n: points[n] for n in shorter}) or 1.0)
-    return points[shorter[-1]] * (length / shorter[-1]) ** growth
+    progress.show(f"{', '.join(map(str, place.values()))}: in a process of its own")
+    command = [sys.executable, "-m", "lra_tasks.bench.measure", module, json.dumps(vars(settings))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode > 0:
+        raise RuntimeError(f"{module} failed in its process:\n{done.stderr[-2000:]}")
+    row = dict.fromkeys((*KEPT, "peak_rss_bytes")) | place
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        return row | {"missing": "memory", "note": f"ended by {name}, as for want of memory"}
+    return row | json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_rss_bytes() -> int:
+    """Returns the peak resident memory of this process.
+
+    Linux reports two such numbers. `getrusage` includes the memory of the parent when this process began;
+    VmHWM does not. Other systems have only the first.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else 1024 * held
+
+
+if __name__ == "__main__":
+    only = importlib.import_module(sys.argv[1]).only_row(**json.loads(sys.argv[2]))
+    print(json.dumps({name: only[name] for name in KEPT} | {"peak_rss_bytes": peak_rss_bytes()}))

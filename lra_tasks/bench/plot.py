@@ -1,172 +1,83 @@
-"""Pictures of costs against length: logarithmic axes, a colour a contestant, names at the ends of lines."""
+"""Pictures of the benchmarks: time and temporary memory against T, one color per implementation."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lra_tasks.files import writing
-from lra_tasks.reporting.style import STYLE, colours, short, spread
+from lra_tasks.reporting.style import STYLE, colors, plain_ticks, short
 
-ENDS = {"memory": "then out of memory", "slow": "then too slow", "refused": ""}
-LINE_HEIGHT = 16  # points between two names
-NAME_WIDTH = 120  # points that a name and its exponent take at most
-TIMES = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (1e3, "s"))
-SIZES = ((1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
+ENDS = {"memory": " (then out of memory)", "slow": " (then too slow)", "refused": " (does not run here)"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One contestant's costs: T → value, the exponent fitted to them, and why they end."""
-
-    values: Mapping[int, float]
-    power: float | None
-    end: str = ""
-
-
-def plot_attention(result: dict[str, Any], path: Path, *, stacked: bool = False) -> None:
-    """Draws time and temporary memory of forward and backward against T, a row of panels for each level.
+def plot(result: dict[str, Any], path: Path, *, stacked: bool = False) -> None:
+    """Draws relative time and temporary memory of training steps, or of forward and backward of attention.
 
     Args:
-      result: of `lra_tasks.bench.attention.bench_attention`.
-      path: of the PNG.
-      stacked: all panels one below the other, for a narrow page.
+      result: Result of `bench_train`, or of `bench_attention`, whose first level is drawn.
+      path: PNG file.
+      stacked: Whether the panels are one below the other, for a narrow page.
 
     Raises:
-      UsageError: if the file cannot be written.
+      UsageError: The file cannot be written.
     """
-    settings = result["settings"]
-    panels = []
-    for level in settings["levels"]:
-        rows = [r for r in result["rows"] if (r["level"], r["direction"]) == (level, "both")]
-        what = "a layer with its four projections" if level == "layer" else "attention alone"
-        panels.append((what, rows, result["exponents"][level]["both"]))
-    title = (
-        f"Forward and backward: D = {settings['width']}, N = {settings['num_heads']},"
-        f" batch {settings['batch_size']}, {settings['dtype']}, {result['environment']['devices'][0]}"
-    )
-    _figure(panels, "contestant", title, path, stacked=stacked)
-
-
-def plot_train(result: dict[str, Any], path: Path) -> None:
-    """Draws time and temporary memory of a training step against T.
-
-    Args:
-      result: of `lra_tasks.bench.train.bench_train`.
-      path: of the PNG.
-
-    Raises:
-      UsageError: if the file cannot be written.
-    """
-    settings = result["settings"]
-    title = (
-        f"One training step of {settings['batch_size']} examples, preset {settings['preset']},"
-        f" {result['environment']['devices'][0]}"
-    )
-    _figure([("the whole model", result["rows"], result["exponents"])], "mixer", title, path)
-
-
-def _figure(
-    panels: Sequence[tuple[str, Sequence[dict[str, Any]], Mapping[str, Any]]],
-    name: str,
-    title: str,
-    path: Path,
-    *,
-    stacked: bool = False,
-) -> None:
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: a notebook keeps its own backend
 
-    colour = colours(row[name] for _, rows, _ in panels for row in rows)
+    settings, device, rows = result["settings"], result["environment"]["devices"][0], result["rows"]
+    if "mixers" in settings:
+        name, title = (
+            "mixer",
+            f"Training step: {settings['batch_size']} examples, preset {settings['preset']}",
+        )
+    else:
+        name, level = "implementation", settings["levels"][0]
+        rows = [row for row in rows if (row["level"], row["direction"]) == (level, "both")]
+        sizes = f"D = {settings['width']}, N = {settings['num_heads']}, batch {settings['batch_size']}"
+        title = f"Attention {level}, forward and backward: {sizes}, {settings['dtype']}"
+    title = f"{title}, {device}"
     with matplotlib.rc_context(STYLE), writing(path):
-        columns = 1 if stacked else 2
-        height = 4.6 * len(panels) * 2 / columns
-        figure = Figure(figsize=(6.5 * columns, 0.6 + height), layout="constrained")
-        grid = figure.subplots(2 * len(panels) // columns, columns, squeeze=False).reshape(-1, 2)
-        for (what, rows, powers), (time, memory) in zip(panels, grid, strict=True):
-            for axes, quantity, word, units in (
-                (time, "seconds", "Time", TIMES),
-                (memory, "temp_bytes", "Temporary memory", SIZES),
-            ):
-                lines = {
-                    each: _line([row for row in rows if row[name] == each], quantity, powers)
-                    for each in dict.fromkeys(row[name] for row in rows)
-                }
-                axes.set_title(f"{word} of {what}")
-                _draw(axes, lines, colour, lambda value, _, units=units: _with_unit(value, units))
-        figure.suptitle(title, x=0.01, ha="left")
+        figure = Figure(figsize=(6.5, 8.4) if stacked else (11.5, 4.8), layout="constrained")
+        draw(figure, figure.subplots(2, 1) if stacked else figure.subplots(1, 2), rows, name)
+        figure.suptitle(title.replace(": ", ":\n") if stacked else title, x=0.01, ha="left", fontsize=12)
         figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
-def _line(rows: Sequence[dict[str, Any]], quantity: str, powers: Mapping[str, Any]) -> Line:
-    name = rows[0].get("contestant") or rows[0]["mixer"]
-    values = {row["length"]: row[quantity] for row in rows if row[quantity]}
-    missing = [row["missing"] for row in rows if row["missing"] and not row[quantity]]
-    return Line(values, powers[name][quantity], ENDS[missing[0]] if missing else "")
+def draw(figure: Any, panels: Any, rows: Sequence[dict[str, Any]], name: str) -> None:
+    """Draws time and temporary memory against T, and one legend below both.
 
+    The time is that relative to the reference, or in seconds where the reference was not measured.
 
-def _draw(
-    axes: Any, lines: Mapping[str, Line], colours: Mapping[str, str], formatter: Callable[[float, Any], str]
-) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    lengths = sorted({length for line in lines.values() for length in line.values})
-    if not lengths:
-        axes.text(0.5, 0.5, "nothing was measured", ha="center", transform=axes.transAxes)
-        return
-    for name, line in lines.items():
-        axes.plot(
-            line.values.keys(), line.values.values(), "o-", color=colours[name], linewidth=2, markersize=4
-        )
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlim(lengths[0] / 1.1, lengths[-1] * (lengths[-1] / lengths[0]) ** 0.42 * 1.3)
-    axes.set_xticks(lengths, [short(length) for length in lengths])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(10, numticks=12))
-    axes.yaxis.set_major_formatter(FuncFormatter(formatter))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("T, tokens")
-    _name_lines(axes, lines, colours)
-
-
-def _name_lines(axes: Any, lines: Mapping[str, Line], colours: Mapping[str, str]) -> None:
-    """Writes each name beside the last point of its line; names that would touch stand apart."""
-    axes.figure.draw_without_rendering()  # the layout decides how far apart values are
-    scale = 72 / axes.figure.dpi
-    points = {
-        name: scale * axes.transData.transform((max(line.values), line.values[max(line.values)]))
-        for name, line in lines.items()
-        if line.values
-    }
-    columns: dict[float, list[str]] = {}  # names that stand under each other, by where they begin
-    for name, (across, _) in sorted(points.items(), key=lambda each: -each[1][0]):
-        near = next((column for column in columns if column - across < NAME_WIDTH), across)
-        columns.setdefault(near, []).append(name)
-    for column, names in columns.items():
-        group = sorted(names, key=lambda name: points[name][1])
-        apart = LINE_HEIGHT * (2 if any(lines[name].end for name in group) else 1)
-        places = spread([points[name][1] for name in group], apart)
-        for name, place in zip(group, places, strict=True):
-            line, (across, up) = lines[name], points[name]
-            end = max(line.values)
-            power = "" if line.power is None else f"  T^{line.power:.2f}"
-            axes.annotate(
-                f"{name}{power}" + (f",\n{line.end}" if line.end else ""),
-                (end, line.values[end]),
-                (12 + column - across, place - up),
-                textcoords="offset points",
-                va="center",
-                color=colours[name],
-                fontsize=12,
-                fontweight="bold",
-                annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.8, "shrinkB": 3},
-            )
-
-
-def _with_unit(value: float, units: Sequence[tuple[float, str]]) -> str:
-    """Writes 0.01 s as 10 ms."""
-    size, unit = next((each for each in reversed(units) if value >= 0.999 * each[0]), units[0])
-    size = 1.0 if unit == "s" else size
-    return f"{value / size:,.4g} {unit}"
+    Args:
+      figure: Figure of the panels.
+      panels: Axes for time and memory.
+      rows: Measurements, one per name and length.
+      name: Key of the name in a row.
+    """
+    lengths = sorted({row["length"] for row in rows})
+    color = colors(row[name] for row in rows)
+    reference = next((row[name] for row in rows if row["ratio"] == 1.0), None)
+    relative = reference is not None and all(row["ratio"] for row in rows if row["seconds"])
+    words = f"Time relative to {reference}" if relative else "Time"
+    for axes, quantity, title, unit in (
+        (panels[0], "ratio" if relative else "seconds", words, "×" if relative else "s"),
+        (panels[1], "temp_bytes", "Temporary memory", "B"),
+    ):
+        for each in color:
+            own = [row for row in rows if row[name] == each]
+            ends = [ENDS[row["missing"]] for row in own if row["missing"]]
+            values = {row["length"]: row[quantity] for row in own if row[quantity]}
+            line: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 2, "zorder": 2}
+            if each == reference:  # wide, since others are close to it
+                line = {"linewidth": 7, "alpha": 0.4, "zorder": 1}
+            line |= {"color": color[each], "label": each + "".join(ends[:1])}
+            axes.plot(values.keys(), values.values(), **line)
+        axes.set_title(title)
+        axes.set_xlabel("T, tokens")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [short(length) for length in lengths])
+        axes.tick_params(axis="x", which="minor", bottom=False)
+        axes.set_yscale("log")
+        plain_ticks(axes.yaxis, unit)
+    columns = max(2, round(figure.get_figwidth() / 3))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=columns)

@@ -1,4 +1,4 @@
-"""What an attention layer cannot be cheaper than: operations and bytes by formula, rates by measurement."""
+"""Lower bound on the time of an attention layer: operations and bytes by formula, rates by measurement."""
 
 import math
 
@@ -13,45 +13,34 @@ SIDE = 2048  # of the square matrices multiplied
 TRIALS = 9
 
 
-def floor_counts(level: str, direction: str, tokens: int, width: int, head_size: int) -> tuple[float, float]:
-    """Returns the FLOPs that HRR attention has to do and the numbers it has to move, at least.
+def least_counts(level: str, direction: str, tokens: int, width: int, head_size: int) -> tuple[float, float]:
+    """Returns the fewest FLOPs and the fewest numbers moved that HRR attention can do with.
 
-    With T tokens in all (of all sequences), width D and head size H:
+    With T tokens in total (of all sequences), width D and head size H:
 
         FLOPs                  core                     layer
         forward                3 · 2.5 T D log2 H       + 8 T D²
         forward and backward   6 · 2.5 T D log2 H       + 24 T D²
 
     These are the transforms of q, k and v, and in the backward of their gradients, by real FFTs of
-    2.5 H log2 H operations; and four products of 2 T D² operations, each of which has two more in the
-    backward. Elementwise arithmetic is not counted.
+    2.5 H log2 H operations; and four products of 2 T D² operations, each with two more in the backward.
+    Elementwise arithmetic is not counted.
 
         numbers moved          core                     layer
         forward                5 T D                    + 6 T D + 4 D²
         forward and backward   12 T D                   + 14 T D + 12 D²
 
-    Each number is taken to be read from memory once a pass over it. Core, forward: k and v are read for β;
-    q and v for the scores, when the output, but for a factor a head, is written (5). Forward and backward,
-    whose output only enters the loss: k and v are read for β (2); q, v and the cotangent for the loss, the
-    gradient of β and the sum in that of the softmax (3); with these known, q, k, v and the cotangent are
-    read and three gradients written (7). The layer, forward: x is read and q, k, v written (4); o is read
-    and y written (2). Forward and backward: x is read and q, k, v written (4); the cotangent is read and o's
-    gradient written (2), which the core takes for its cotangent; o is written, and read with the cotangent
-    for the gradient of W_o (3); the gradients of q, k and v, and x, are read, and that of x is written (5).
-    Both passes read 4 D² parameters; the backward reads them again and writes as many gradients.
+    Each pass over a number reads it from memory once. Core, forward: k and v are read for β; q and v are read
+    for the scores while the output is written, up to one factor per head (5). Forward and backward, where the
+    output only enters the loss: k and v are read for β (2); q, v and the cotangent for the loss, the gradient
+    of β and the sum in that of the softmax (3); then q, k, v and the cotangent are read and three gradients
+    written (7). The layer, forward: x is read and q, k, v written (4); o is read and y written (2). Forward
+    and backward: x is read and q, k, v written (4); the cotangent is read and o's gradient written (2), which
+    is the core's cotangent; o is written, and read with the cotangent for the gradient of W_o (3); the
+    gradients of q, k and v, and x, are read, and that of x is written (5). Both passes read 4 D² parameters;
+    the backward reads them again and writes as many gradients.
 
-    So 26 T D numbers and 24 T D² FLOPs and a little at T, D = 512: what limits a layer on a CPU is
-    arithmetic, and what limits the core is memory.
-
-    A short sequence fits the caches, whose bandwidth is higher than the memory's: there the time may be
-    shorter than this floor, and the floor's share of it above 100 %.
-
-    Args:
-      level: "layer" or "core".
-      direction: "forward" or "both".
-      tokens: T times the number of sequences.
-      width: D.
-      head_size: H.
+    A short sequence fits the caches, which are faster than the memory, and can be faster than this bound.
     """
     both = direction == "both"
     size = tokens * width
@@ -64,16 +53,14 @@ def floor_counts(level: str, direction: str, tokens: int, width: int, head_size:
 
 
 def machine_rates(dtype: DTypeLike) -> dict[str, float]:
-    """Measures what this machine's first device does at best, the best of a few trials.
+    """Measures the rates of this machine's first device, the best of a few trials.
 
     Returns:
-      "bytes_per_second": read and written, of an addition to each of `COPIED` float32 numbers in place;
-      "flops_per_second": of the product of two matrices with `SIDE` rows, in `dtype`, at JAX's default
-      precision.
+      "bytes_per_second": Read and written while 1 is added in place to each of `COPIED` float32 numbers.
+      "flops_per_second": Of the product of two matrices with `SIDE` rows, in `dtype`.
     """
-    numbers = jnp.ones(COPIED, jnp.float32)
     add = jax.jit(lambda x: x + 1.0, donate_argnums=0)
-    held = [jax.block_until_ready(add(numbers))]
+    held = [jax.block_until_ready(add(jnp.ones(COPIED, jnp.float32)))]
 
     def step() -> jax.Array:
         held.append(add(held.pop()))
@@ -91,9 +78,6 @@ def machine_rates(dtype: DTypeLike) -> dict[str, float]:
     }
 
 
-def floor_seconds(flops: float, numbers: float, itemsize: int, rates: dict[str, float]) -> float:
-    """Returns the time in which this machine can do neither the operations nor the moving faster.
-
-    The larger of the two times: at best, one happens behind the other.
-    """
+def least_seconds(flops: float, numbers: float, itemsize: int, rates: dict[str, float]) -> float:
+    """Returns the larger of the times for the operations and for the moves, which can overlap."""
     return max(flops / rates["flops_per_second"], numbers * itemsize / rates["bytes_per_second"])

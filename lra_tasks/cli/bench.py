@@ -1,425 +1,272 @@
-"""The `lra bench` commands and what they print. JAX is imported when one runs."""
+"""The `lra bench` commands and their output. JAX is imported when one runs."""
 
 import dataclasses
-import re
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
-
+from lra_tasks.bench.settings import AttentionSettings, DataSettings, TrainSettings
 from lra_tasks.cli.console import print_paragraphs, print_table
 from lra_tasks.errors import UsageError
 from lra_tasks.reporting.style import short
-from lra_tasks.tasks import TASKS
 
-Positional = tyro.conf.Positional
-UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 DIRECTIONS = {"forward": "forward", "both": "forward + backward"}
-SWEEP_ONLY = ("level", "lengths", "width", "heads", "batch_size", "repeats", "memory", "plot")
+MILLION_TAKES = ("million", "implementations", "dtype", "seed", "json")
 
 
 class Bench:
-    """Measure what attention and training cost, and how fast data come."""
+    """Measure the cost of attention and training, and the rates of the data."""
 
 
-@dataclasses.dataclass
-class BenchData:
-    """Measure how fast data come and are made, against the training step."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchData(DataSettings):
+    """Measure the rate of the data pipeline beside that of the training step."""
 
-    tasks: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="TASK")] = ()
-    """Names of tasks; all if not given."""
-    mixer: str = "hrr"
-    """Name of the mixer, or package.module:Class."""
-    preset: Literal["smoke", "quick", "small", "arena", "paper"] = "small"
-    """Where length, batch size and model come from."""
-    steps: int = 30
-    """Training steps measured for each task."""
-    seconds: float = 30.0
-    """Time for them, their compilation left out; two are measured in any case."""
     json: Path | None = None
-    """Write all numbers, and the environment, to this file too."""
-    data_dir: Path | None = None
-    """Folder of all datasets; TFDS_DATA_DIR, or else ~/tensorflow_datasets, if not given."""
+    """File for all numbers and the environment."""
 
     def run(self) -> None:
         from lra_tasks.bench.data import bench_data
-        from lra_tasks.progress import Progress
 
-        _check_paths(self.json)
-        with Progress() as progress:
-            result = bench_data(
-                self.tasks or tuple(TASKS),
-                preset_name=self.preset,
-                mixer=self.mixer,
-                steps=self.steps,
-                seconds=self.seconds,
-                data_dir=self.data_dir,
-                progress=progress,
-            )
-        print_rates(result)
-        _write(result, self.json)
+        _run(functools.partial(bench_data, _only(DataSettings, self)), print_rates, self.json)
 
 
-@dataclasses.dataclass
-class BenchAttention:
-    """Time, memory and operations of one attention layer against T."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchAttention(AttentionSettings):
+    """Measure time and memory of one attention layer as T grows."""
 
-    level: tuple[Literal["layer", "core"], ...] = ("layer", "core")
-    """layer: with its four projections; core: query, key and value to output."""
-    contestants: tuple[str, ...] = ()
-    """hrr, hrr-IMPLEMENTATION, authors, softmax, softmax-cudnn, projections; all that run if not given."""
-    lengths: tuple[int, ...] = tuple(1 << n for n in range(10, 18))
-    """Values of T."""
-    width: int = 512
-    """D."""
-    heads: int = 8
-    """N."""
-    batch_size: int = 1
-    """Sequences at once."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of parameters and inputs."""
-    repeats: int = 7
-    """Rounds at most; in each, every contestant runs once, in an order shuffled anew. softmax has its own,
-    after all others, which the memory it leaves behind would slow."""
-    seconds: float = 30.0
-    """Time for the rounds of a length, of which three are made in any case; what takes longer for one call is
-    left out."""
-    seed: int = 0
-    """Of parameters, inputs and the order."""
-    memory: str | None = None
-    """Find the longest T that fits, too, 24GiB for example; compiles, and runs nothing."""
+    memory: float | None = None
+    """Find the longest T that fits into this memory too, in GiB; compiles programs and runs none."""
     million: bool = False
-    """Instead of all that: one layer of width 64 and one head at T = 1,048,576 in a process of its own.
-    Takes --contestants (hrr if not given), --dtype, --seconds, --seed and --json."""
+    """Measure only one layer of width 64 and one head at T = 1,048,576, in a process of its own. Takes
+    --implementations (by default hrr), --dtype, --seed and --json."""
     json: Path | None = None
-    """Write all numbers, and the environment, to this file too."""
+    """File for all numbers and the environment."""
     plot: Path | None = None
-    """Draw time and memory against T into this PNG file."""
+    """PNG file for a picture of time and memory against T."""
 
     def run(self) -> None:
-        from lra_tasks.bench.attention import AttentionSettings, bench_attention
-        from lra_tasks.bench.plot import plot_attention
-        from lra_tasks.progress import Progress
+        from lra_tasks.bench.attention import bench_attention
 
-        if self.million:
-            for field in dataclasses.fields(self):
-                if field.name in SWEEP_ONLY and getattr(self, field.name) != field.default:
-                    flag = field.name.replace("_", "-")
-                    raise UsageError(f"--{flag} is for the sweep over lengths: it goes without --million.")
-        _check_paths(self.json, self.plot)
-        settings = AttentionSettings(
-            levels=("layer",) if self.million else self.level,
-            contestants=self.contestants,
-            lengths=self.lengths,
-            width=self.width,
-            num_heads=self.heads,
-            batch_size=self.batch_size,
-            dtype=self.dtype,
-            repeats=self.repeats,
-            seconds=self.seconds,
-            seed=self.seed,
-        )
-        memory = None if self.memory is None else num_bytes(self.memory)
-        with Progress() as progress:
-            result = bench_attention(settings, memory=memory, million=self.million, progress=progress)
-        print_attention(result)
-        _write(result, self.json)
-        if self.plot is not None:
-            plot_attention(result, self.plot)
-            print(f"\nDrawn in {self.plot}")
+        for field in dataclasses.fields(self) if self.million else ():
+            if field.name not in MILLION_TAKES and getattr(self, field.name) != field.default:
+                flag = field.name.replace("_", "-")
+                raise UsageError(f"--{flag} has no effect with --million: leave one of the two out.")
+        memory = None if self.memory is None else round(self.memory * 2**30)
+        settings = _only(AttentionSettings, self)
+        bench = functools.partial(bench_attention, settings, memory=memory, million=self.million)
+        _run(bench, print_attention, self.json, self.plot)
 
 
-@dataclasses.dataclass
-class BenchTrain:
-    """Training steps of the whole model against T, on random bytes."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchTrain(TrainSettings):
+    """Measure training steps of the whole model as T grows, on random bytes."""
 
-    mixers: tuple[str, ...] = ("hrr", "softmax", "none")
-    """Names of mixers, or package.module:Class."""
-    lengths: tuple[int, ...] = (1024, 2048, 4096)
-    """Values of T."""
-    batch_size: int = 32
-    """Examples of a step."""
-    preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
-    """Of the task text, where the model comes from."""
-    repeats: int = 10
-    """Rounds at most; in each, every mixer makes a step, in an order shuffled anew. softmax has its own,
-    after the others, which the memory it leaves behind would slow."""
-    seconds: float = 30.0
-    """Time for the rounds of a length, of which three are made in any case; what takes longer for one step is
-    left out."""
-    seed: int = 0
-    """Of parameters, tokens and the order."""
     json: Path | None = None
-    """Write all numbers, and the environment, to this file too."""
+    """File for all numbers and the environment."""
     plot: Path | None = None
-    """Draw time and memory against T into this PNG file."""
+    """PNG file for a picture of time and memory against T."""
 
     def run(self) -> None:
-        from lra_tasks.bench.plot import plot_train
-        from lra_tasks.bench.train import TrainSettings, bench_train
-        from lra_tasks.progress import Progress
+        from lra_tasks.bench.train import bench_train
 
-        _check_paths(self.json, self.plot)
-        settings = TrainSettings(
-            mixers=self.mixers,
-            lengths=self.lengths,
-            batch_size=self.batch_size,
-            preset=self.preset,
-            repeats=self.repeats,
-            seconds=self.seconds,
-            seed=self.seed,
-        )
-        with Progress() as progress:
-            result = bench_train(settings, progress=progress)
-        print_train(result)
-        _write(result, self.json)
-        if self.plot is not None:
-            plot_train(result, self.plot)
-            print(f"\nDrawn in {self.plot}")
+        _run(functools.partial(bench_train, _only(TrainSettings, self)), print_train, self.json, self.plot)
 
 
 BENCHES: dict[str, type[Any]] = {"data": BenchData, "attention": BenchAttention, "train": BenchTrain}
 
 
-def num_bytes(text: str) -> int:
-    """Returns the bytes of a size with a unit.
-
-    >>> num_bytes("24GiB"), num_bytes("1.5 GB")
-    (25769803776, 1500000000)
-
-    Raises:
-      UsageError: for anything else.
-    """
-    found = re.fullmatch(rf"([0-9]+(?:\.[0-9]+)?) ?({'|'.join(UNITS)})", text)
-    if found is None:
-        raise UsageError(f"--memory is '{text}'; expected a number with {', '.join(UNITS)}, such as 24GiB.")
-    return round(float(found[1]) * UNITS[found[2]])
+def _only(kind: Any, command: Any) -> Any:
+    """Returns the settings of a kind that a command has."""
+    return kind(**{field.name: getattr(command, field.name) for field in dataclasses.fields(kind)})
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _digits(value: float) -> str:
-    """Three digits, or a whole number."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _check_paths(json: Path | None, plot: Path | None = None) -> None:
-    """Raises what would keep results from being written, before there are any.
-
-    Raises:
-      UsageError: if a folder does not exist, or the picture's name does not end in .png.
-    """
-    for flag, path in (("--json", json), ("--plot", plot)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageError(f"{flag} {path}: there is no folder {path.parent}; make it, or name another.")
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot must name a .png file; got {plot}.")
-
-
-def _write(result: dict[str, Any], path: Path | None) -> None:
+def _run(
+    bench: Callable[..., dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+    json: Path | None,
+    picture: Path | None = None,
+) -> None:
+    """Measures, prints and writes; files that cannot be written are refused first."""
+    from lra_tasks.bench.plot import plot
     from lra_tasks.files import write_json
+    from lra_tasks.progress import Progress
 
-    if path is not None:
-        write_json(path, result)
-        print(f"\nWritten to {path}")
+    for flag, path in (("--json", json), ("--plot", picture)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{flag} {path}: the folder {path.parent} does not exist; make it first.")
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UsageError(f"--plot must name a .png file; got {picture}.")
+    with Progress() as progress:
+        result = bench(progress=progress)
+    show(result)
+    if json is not None:
+        write_json(json, result)
+        print(f"\nWritten to {json}")
+    if picture is not None:
+        plot(result, picture)
+        print(f"\nDrawn in {picture}")
+
+
+def _cell(value: float | None, scale: float = 1.0, otherwise: str = "-") -> str:
+    """Two digits after the point, one, or none."""
+    if value is None:
+        return otherwise
+    value *= scale
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _print_by_length(
     title: str, rows: Sequence[dict[str, Any]], name: str, quantity: str, scale: float = 1.0
 ) -> None:
-    """Prints one quantity, a contestant a line and a length a column."""
+    """Prints one quantity, with one line per name and one column per length."""
     values = {(row[name], row["length"]): row for row in rows}
-    names = list(dict.fromkeys(row[name] for row in rows))
     lengths = sorted({row["length"] for row in rows})
 
     def cell(row: dict[str, Any]) -> str:
-        value = row[quantity]
-        return (row["missing"] or "-") if value is None else _digits(scale * value)
+        return _cell(row[quantity], scale, row["missing"] or "-")
 
-    print_paragraphs(title)
-    lines = [(each, *(cell(values[each, length]) for length in lengths)) for each in names]
-    print_table(("T =", *map(short, lengths)), lines, numbers=True)
+    if any(row[quantity] is not None for row in rows) or quantity != "ratio":
+        print_paragraphs(title)
+        names = dict.fromkeys(row[name] for row in rows)
+        lines = [(each, *(cell(values[each, length]) for length in lengths)) for each in names]
+        print_table(("T =", *map(short, lengths)), lines, numbers=True)
+
+
+def _power(rows: Iterable[dict[str, Any]]) -> str:
+    """Returns the fitted growth of the time, or "-" with too few lengths."""
+    from lra_tasks.bench.measure import exponent
+
+    power = exponent({row["length"]: row["seconds"] for row in rows if row["seconds"] is not None})
+    return "-" if power is None else f"T^{power:.1f}"
 
 
 def _notes(rows: Iterable[dict[str, Any]], name: str) -> list[str]:
-    """Returns why times are missing: for each contestant and pass a sentence on the shortest such T."""
+    """Returns the reasons for missing times, each once, with the shortest T that it applies to."""
     notes: dict[tuple[str, ...], str] = {}
     for row in rows:
         if row["note"]:
             words = (row[name], DIRECTIONS[row["direction"]]) if "direction" in row else (row[name],)
-            key = (*words, row["missing"])
-            notes.setdefault(key, f"{', '.join(words)}, T = {row['length']:,}: {row['note']}.")
+            note = f"{', '.join(words)}, T = {row['length']:,}: {row['note']}."
+            notes.setdefault((*words, row["missing"]), note)
     return list(notes.values())
 
 
 def print_attention(result: dict[str, Any]) -> None:
-    """Prints what `lra_tasks.bench.attention.bench_attention` measured."""
-    from lra_tasks.bench.baselines import REFERENCE
+    """Prints the result of `lra_tasks.bench.attention.bench_attention`."""
+    from lra_tasks.bench.implementations import REFERENCE
 
-    rows = result["rows"]
+    rows, name = result["rows"], "implementation"
     for level in dict.fromkeys(row["level"] for row in rows):
+        at_level = [row for row in rows if row["level"] == level]
         for direction, words in DIRECTIONS.items():
-            some = [row for row in rows if (row["level"], row["direction"]) == (level, direction)]
-            head = f"{level}, {words}"
-            _print_by_length(f"{head}: milliseconds", some, "contestant", "seconds", 1e3)
-            title = f"{head}: times the time of {REFERENCE[level]}"
-            if any(row["ratio"] is not None for row in some):
-                _print_by_length(title, some, "contestant", "ratio")
-            _print_by_length(f"{head}: temporary memory, T·D floats", some, "contestant", "temp_floats")
-        _print_floor([row for row in rows if row["level"] == level], result)
-        print_paragraphs(*_notes((row for row in rows if row["level"] == level), "contestant"))
+            some = [row for row in at_level if row["direction"] == direction]
+            _print_by_length(f"{level}, {words}: milliseconds", some, name, "seconds", 1e3)
+            _print_by_length(f"{level}, {words}: time relative to {REFERENCE[level]}", some, name, "ratio")
+            _print_by_length(f"{level}, {words}: temporary memory, T·D floats", some, name, "temp_floats")
+        _print_roofline([row for row in at_level if row["direction"] == "both"])
+        print_paragraphs(*_notes(at_level, name))
     if rows:
         rates = result["rates"]
         print_paragraphs(
-            "Times are medians; T·D floats are units of B·T·D·4 bytes. The floor is the time in which this"
-            f" machine could at best do the FLOPs ({rates['flops_per_second'] / 1e9:,.0f} GFLOP/s measured)"
-            f" and move the bytes ({rates['bytes_per_second'] / 1e9:,.1f} GB/s) that HRR attention needs: see"
-            " lra_tasks/bench/roofline.py for the formulas. Short sequences fit caches that are faster than"
-            " that memory, so that their share may be above 100 %.",
-        )
-    if any(row["uncounted"] for row in rows):
-        names = dict.fromkeys(row["contestant"] for row in rows if row["uncounted"])
-        reasons = dict.fromkeys(row["uncounted"] for row in rows if row["uncounted"])
-        print_paragraphs(
-            f"No FLOPs and bytes where XLA would count too few, for {', '.join(names)}: {'; '.join(reasons)}."
+            "Times are medians; T·D floats are units of B·T·D·4 bytes. The roofline is the least time in"
+            f" which this machine can do the FLOPs ({rates['flops_per_second'] / 1e9:,.0f} GFLOP/s) and move"
+            f" the bytes ({rates['bytes_per_second'] / 1e9:,.1f} GB/s) of HRR attention; see"
+            " lra_tasks/bench/roofline.py. Short sequences can exceed 100 %: caches are faster than memory."
         )
     _print_longest(result["longest"])
-    print_apart(result["million"], "contestant")
+    print_apart(result["million"], name)
 
 
-def _print_floor(rows: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
-    """Prints forward and backward at the longest T that each contestant was run at, against the floor."""
-    settings = result["settings"]
-    last = {row["contestant"]: row for row in rows if row["direction"] == "both" and row["seconds"]}
-    if not last:
-        return
-    level = rows[0]["level"]
-    powers = result["exponents"][level]["both"]
+def _print_roofline(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints forward and backward at the longest T measured per implementation, beside the roofline."""
     lines = []
-    for name, row in last.items():
-        size = settings["batch_size"] * row["length"] * settings["width"]
-        first, third = row["quartiles"]
-        power = powers[name]["seconds"]
-        lines.append(
-            (
-                name,
-                short(row["length"]),
-                _digits(1e3 * row["seconds"]),
-                f"{_digits(1e3 * first)}-{_digits(1e3 * third)}",
-                "-" if power is None else f"T^{power:.2f}",
-                "-" if row["flops"] is None else _digits(row["flops"] / size / settings["width"]),
-                "-" if row["bytes_accessed"] is None else _digits(row["bytes_accessed"] / size / 4),
-                f"{row['floor_share']:.0f} %",
-            )
-        )
-    print_paragraphs(
-        f"{level}, forward + backward at the longest T: spread, growth, FLOPs in T·D², bytes accessed in T·D"
-        " floats, and the floor's share of the time"
-    )
-    head = ("", "T", "ms", "quartiles", "grows", "FLOPs", "bytes", "floor")
-    print_table(head, lines, numbers=True)
+    for name, row in {row["implementation"]: row for row in rows if row["seconds"]}.items():
+        spread = "-".join(_cell(value, 1e3) for value in row["quartiles"])
+        grows = _power(other for other in rows if other["implementation"] == name)
+        share = f"{row['roofline_share']:.0f} %"
+        lines.append((name, short(row["length"]), _cell(row["seconds"], 1e3), spread, grows, share))
+    if lines:
+        level = rows[0]["level"]
+        print_paragraphs(f"{level}, forward + backward at the longest T: roofline in % of the time")
+        print_table(("", "T", "ms", "quartiles", "grows", "roofline"), lines, numbers=True)
 
 
 def _print_longest(longest: Sequence[dict[str, Any]]) -> None:
-    if not longest:
-        return
-    gib = longest[0]["memory"] / 2**30
-    print_paragraphs(f"Longest T whose forward and backward fit into {gib:,.1f} GiB, from compiled programs")
-    print_table(
-        ("level", "contestant", "longest T", "GiB"),
-        [
-            (
-                row["level"],
-                row["contestant"],
-                "-" if row["length"] is None else f"{row['length']:,}",
-                "-" if row["total_bytes"] is None else f"{row['total_bytes'] / 2**30:.2f}",
-            )
+    if longest:
+        gib = longest[0]["memory"] / 2**30
+        print_paragraphs(f"Longest T with forward and backward in {gib:,.1f} GiB, from compiled programs")
+        lines = [
+            (row["level"], row["implementation"], _count(row["length"]), _cell(row["total_bytes"], 2**-30))
             for row in longest
-        ],
-    )
-    print_paragraphs(
-        *(f"{row['level']}, {row['contestant']}: {row['note']}." for row in longest if row["note"])
-    )
+        ]
+        print_table(("level", "implementation", "longest T", "GiB"), lines)
+        notes = (f"{row['level']}, {row['implementation']}: {row['note']}." for row in longest if row["note"])
+        print_paragraphs(*notes)
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
 
 
 def print_apart(rows: Sequence[dict[str, Any]], name: str) -> None:
-    """Prints what was run in processes of its own."""
-    if not rows:
-        return
-    print_paragraphs("Forward and backward in a process of its own; peak is all that the process ever held")
-    print_table(
-        (name, "T", "D", "seconds", "compiled, GiB", "peak, GiB"),
-        [
+    """Prints the results of processes of their own."""
+    if rows:
+        print_paragraphs("Forward and backward in a process of its own; peak is that of the whole process")
+        lines = [
             (
                 row[name],
-                f"{row['length']:,}",
+                _count(row["length"]),
                 str(row["width"]),
-                (row["missing"] or "-") if row["seconds"] is None else _digits(row["seconds"]),
-                "-" if row["total_bytes"] is None else f"{row['total_bytes'] / 2**30:.2f}",
-                "-" if row["peak_rss_bytes"] is None else f"{row['peak_rss_bytes'] / 2**30:.2f}",
+                _cell(row["seconds"], otherwise=row["missing"] or "-"),
+                _cell(row["total_bytes"], 2**-30),
+                _cell(row["peak_rss_bytes"], 2**-30),
             )
             for row in rows
-        ],
-        numbers=True,
-    )
-    print_paragraphs(*_notes(rows, name))
+        ]
+        print_table((name, "T", "D", "seconds", "compiled, GiB", "peak, GiB"), lines, numbers=True)
+        print_paragraphs(*_notes(rows, name))
 
 
 def print_train(result: dict[str, Any]) -> None:
-    """Prints what `lra_tasks.bench.train.bench_train` measured."""
+    """Prints the result of `lra_tasks.bench.train.bench_train`."""
     rows, settings = result["rows"], result["settings"]
-    _print_by_length("Training steps per second", rows, "mixer", "steps_per_second")
-    _print_by_length("Examples per second", rows, "mixer", "examples_per_second")
-    if any(row["ratio"] is not None for row in rows):
-        _print_by_length("Times the time of none", rows, "mixer", "ratio")
-    _print_by_length("Memory of the compiled step, MB: all it holds", rows, "mixer", "total_bytes", 1e-6)
-    _print_by_length("Of which temporaries, MB", rows, "mixer", "temp_bytes", 1e-6)
-    growth = (
-        f"{mixer} T^{powers['seconds']:.2f}"
-        for mixer, powers in result["exponents"].items()
-        if powers["seconds"] is not None
-    )
+    for title, quantity, scale in (
+        ("Examples per second", "examples_per_second", 1.0),
+        ("Time relative to none", "ratio", 1.0),
+        ("Memory of the compiled step, MB", "total_bytes", 1e-6),
+        ("Temporary part of that memory, MB", "temp_bytes", 1e-6),
+    ):
+        _print_by_length(title, rows, "mixer", quantity, scale)
+    powers = {mixer: _power(row for row in rows if row["mixer"] == mixer) for mixer in settings["mixers"]}
+    growth = ", ".join(f"{mixer} {power}" for mixer, power in powers.items() if power != "-")
     print_paragraphs(
         *_notes(rows, "mixer"),
-        f"The model of text's preset {settings['preset']}, {settings['batch_size']} examples of random bytes"
-        " a step. The median step, over rounds in which each mixer makes one. Time grows as "
-        + (", ".join(growth) or "unknown")
-        + ".",
+        f"Model of text's preset {settings['preset']}; {settings['batch_size']} examples of random bytes per"
+        " step; median step over rounds in which each mixer trains one.",
+        *([f"Growth of the time: {growth}."] if growth else []),
     )
 
 
 def print_rates(result: dict[str, Any]) -> None:
-    """Prints what `lra_tasks.bench.data.bench_data` measured."""
+    """Prints the result of `lra_tasks.bench.data.bench_data`."""
     rates = result["tasks"]
     if rates:
-        print_table(
-            ("task", "tokens", "data", "cold", "step", "waiting"),
-            [
-                (
-                    rate["task"],
-                    f"{rate['length']:,}",
-                    _number(rate["data"]),
-                    _number(rate["cold"]),
-                    _number(rate["step"]),
-                    "-" if rate["waiting"] is None else f"{rate['waiting']:.1f} %",
-                )
-                for rate in rates
-            ],
-            numbers=True,
-        )
+        lines = [
+            (
+                rate["task"],
+                _count(rate["length"]),
+                _cell(rate["data"]),
+                _cell(rate["step"]),
+                "-" if rate["waiting"] is None else f"{rate['waiting']:.1f} %",
+            )
+            for rate in rates
+        ]
+        print_table(("task", "tokens", "data", "step", "waiting"), lines, numbers=True)
         print_paragraphs(
-            "Data, and cold (not in the system's memory yet), are the pipeline's examples/s by itself;"
-            " step, the training step's. Waiting is the share of a training loop's time that goes into the"
-            " next batch."
+            "Data and step are the examples/s of the pipeline alone and of the training step alone. Waiting"
+            " is the share of a training loop's time that passes until the next batch is ready."
         )
     notes = {rate["task"]: rate["note"] for rate in rates if rate["note"]} | result["not_prepared"]
     print_paragraphs(*(f"{name}: {note}" for name, note in notes.items()))
-    print()
-    print_table(
-        ("generated on one core", "examples/s"),
-        [(name, _number(rate)) for name, rate in result["generation"].items()],
-        numbers=True,
-    )

@@ -298,12 +298,18 @@ class MakeReport:
     """Print the table of finished runs, and write it and the picture again."""
 
     folder: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """Folder of a comparison, or any folder that contains runs."""
+    """Folder of a comparison, or any folder with runs in its subfolders."""
+    data_dir: Path | None = None
+    """Folder of all datasets, for the baseline scores; by default TFDS_DATA_DIR, or else
+    ~/tensorflow_datasets."""
 
     def run(self) -> None:
+        from lra_tasks.progress import Progress
         from lra_tasks.reporting.report import report
 
-        print_report(report(self.folder), self.folder)
+        with Progress() as progress:
+            result = report(self.folder, data_dir=self.data_dir, progress=progress)
+        print_report(result, self.folder)
 
 
 @dataclasses.dataclass

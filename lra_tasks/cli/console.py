@@ -141,9 +141,9 @@ def print_report(result: Any, folder: Path) -> None:
     """Prints a `lra_tasks.Report`: the table, the scores of simple rules and the notes."""
     from lra_tasks.reporting.results import COLUMNS
 
-    print_table(COLUMNS, [row.cells() for row in result.rows], numbers=True)
+    print_table(COLUMNS, result.cells(), numbers=True)
     print()
-    print_definitions((f"{accuracy:6.2f} %", name) for name, accuracy in result.references.items())
+    print_definitions((f"{accuracy:6.2f} %", name) for name, accuracy in result.baselines.items())
     published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
     print_paragraphs(*([f"Published, not measured here: {published}."] if published else []), *result.notes)
     print(f"\nWritten to {folder}: report.md, report.csv, report.json, report.png")

@@ -3,15 +3,25 @@
 import csv
 import dataclasses
 import io
+import math
 import statistics
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from lra_tasks.progress import duration
-from lra_tasks.reporting.style import STYLE
 from lra_tasks.tasks import get_task
 
-COLUMNS = ("mixer", "seeds", "accuracy, %", "parameters", "examples/s", "memory", "time")
+COLUMNS = (
+    "mixer",
+    "seeds",
+    "accuracy, %",
+    "parameters",
+    "examples/s",
+    "speed ×",
+    "memory",
+    "memory ×",
+    "time",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +29,11 @@ class Run:
     """One finished run.
 
     Attributes:
-      seed: its seed.
-      test_accuracy: percent, at the step with the best validation.
-      examples_per_second: in training, from the median step.
-      seconds: in training steps and validations.
-      curve: of every validation the step, the accuracy in percent, and the seconds until then.
+      seed: Seed of the run.
+      test_accuracy: Accuracy in percent, at the step with the best validation.
+      examples_per_second: Training rate, from the median step.
+      seconds: Time of training steps and validations.
+      curve: Step, accuracy in percent, and seconds so far, of every validation.
     """
 
     seed: int
@@ -38,10 +48,10 @@ class Row:
     """One mixer, over its seeds.
 
     Attributes:
-      mixer: its name.
-      runs: one a seed.
-      num_parameters: of the whole model.
-      peak_bytes: memory of the compiled training step on one device: arguments, outputs, temporaries.
+      mixer: Name of the mixer.
+      runs: One run per seed.
+      num_parameters: Number of parameters of the whole model.
+      peak_bytes: Memory of the compiled training step on one device: arguments, outputs, temporaries.
     """
 
     mixer: str
@@ -51,79 +61,123 @@ class Row:
 
     @property
     def accuracy(self) -> float:
-        """The mean test accuracy, percent."""
+        """The mean test accuracy in percent."""
         return statistics.fmean(run.test_accuracy for run in self.runs)
 
     @property
     def deviation(self) -> float | None:
         """The sample standard deviation of the test accuracy; None for a single seed."""
-        return statistics.stdev(run.test_accuracy for run in self.runs) if len(self.runs) > 1 else None
+        return _deviation([run.test_accuracy for run in self.runs])
 
     @property
     def examples_per_second(self) -> float:
-        """The median training rate."""
-        return statistics.median(run.examples_per_second for run in self.runs)
+        """The mean training rate."""
+        return statistics.fmean(run.examples_per_second for run in self.runs)
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of `COLUMNS`."""
+    def error(self, num_test: int | None) -> float | None:
+        """Returns the uncertainty of the accuracy in percent; None if it is unknown.
+
+        That is the deviation over the seeds, or for a single seed the binomial standard error.
+
+        Args:
+          num_test: Number of test examples.
+        """
+        if self.deviation is not None or num_test is None:
+            return self.deviation
+        return math.sqrt(self.accuracy * (100 - self.accuracy) / num_test)
+
+    def rate(self) -> str:
+        """Returns the training rate, with its deviation over several seeds."""
+        return rounded(self.examples_per_second) + _spread(
+            _deviation([run.examples_per_second for run in self.runs]), rounded
+        )
+
+    def cells(self, base: "Row") -> tuple[str, ...]:
+        """Returns the row as text, in the order of `COLUMNS`.
+
+        Args:
+          base: Row that speed and memory are relative to.
+        """
         return (
             self.mixer,
             str(len(self.runs)),
-            f"{self.accuracy:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}"),
+            f"{self.accuracy:.2f}" + _spread(self.deviation, "{:.2f}".format),
             f"{self.num_parameters:,}",
-            rounded(self.examples_per_second),
+            self.rate(),
+            rounded(self.examples_per_second / base.examples_per_second),
             f"{self.peak_bytes / 1e6:,.0f} MB",
+            rounded(self.peak_bytes / base.peak_bytes),
             duration(statistics.fmean(run.seconds for run in self.runs)),
         )
 
 
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _spread(deviation: float | None, written: Any) -> str:
+    return "" if deviation is None else f" ± {written(deviation)}"
+
+
+def base_of(rows: Sequence[Row]) -> Row:
+    """Returns the row that speed and memory are relative to: softmax, or else the first."""
+    return next((row for row in rows if row.mixer == "softmax"), rows[0])
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A comparison's results.
+    """Results of a comparison.
 
     Attributes:
-      task: name of the task.
-      title: what the results go by: the task's name, or with the dataset's where that is another task.
-      rows: one a mixer.
-      references: measured on the same data: name of the line → test accuracy in percent.
-      notes: sentences on what was run and how.
-      environment: versions and devices, of the first run.
-      data: origin of the dataset, from its manifest.
+      task: Name of the task.
+      title: Name of the task, with the dataset's variant where that is another task.
+      rows: One row per mixer.
+      baselines: Test accuracy in percent of simple rules on the same data, by name.
+      num_test: Number of test examples; None if unknown.
+      notes: Sentences on the runs.
+      environment: Versions and devices of the first run.
+      data: Origin of the dataset, from its manifest.
     """
 
     task: str
     title: str
     rows: tuple[Row, ...]
-    references: dict[str, float]
+    baselines: dict[str, float]
+    num_test: int | None
     notes: tuple[str, ...]
     environment: dict[str, Any]
     data: dict[str, Any]
 
     @property
     def published(self) -> dict[str, float]:
-        """Accuracies that others printed for the arena's task, in percent: never measured here."""
+        """Accuracies in percent that papers report for this task, not measured here."""
         return dict(get_task(self.task).published) if self.title == self.task else {}
 
+    def cells(self) -> list[tuple[str, ...]]:
+        """Returns the table's rows as text, in the order of `COLUMNS`."""
+        return [row.cells(base_of(self.rows)) for row in self.rows]
+
     def table(self) -> str:
-        """The rows as a Markdown table."""
-        lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *(row.cells() for row in self.rows)]
+        """Returns the rows as a Markdown table."""
+        lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *self.cells()]
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
     def markdown(self) -> str:
-        """The table, the reference lines and the notes as Markdown."""
-        lines = [self.table(), "Reference lines, measured on the same test split:", ""]
-        lines += [f"- {name}: {accuracy:.2f} %" for name, accuracy in self.references.items()]
+        """Returns the table, the baseline scores and the notes as Markdown."""
+        lines = [self.table()]
+        if self.baselines:
+            lines += ["Baseline scores, measured on the same test split:", ""]
+            lines += [f"- {name}: {accuracy:.2f} %" for name, accuracy in self.baselines.items()] + [""]
         if self.published:
+            lines += ["Published, not measured here (Tay et al. 2021 and later papers, full training):", ""]
             lines += [
-                "",
-                "Published, not measured here (Tay et al. 2021 and later papers, full training):",
+                "; ".join(f"{name} {accuracy:g}" for name, accuracy in self.published.items()) + ".",
                 "",
             ]
-            lines += ["; ".join(f"{name} {accuracy:g}" for name, accuracy in self.published.items()) + "."]
-        return "\n".join([*lines, "", *(f"{note}\n" for note in self.notes)])
+        return "\n".join([*lines, *(f"{note}\n" for note in self.notes)])
 
     def csv(self) -> str:
-        """The runs as comma-separated values, unrounded, one line each."""
+        """Returns the runs as comma-separated values, unrounded, one run per line."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         fields = ("seed", "test_accuracy", "examples_per_second", "seconds")
@@ -135,12 +189,12 @@ class Report:
         return text.getvalue()
 
     def json(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """Returns everything as a dictionary that JSON can hold."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Report":
-        """Returns the report that `json` gave."""
+        """Returns the report from the result of `json`."""
 
         def run(fields: dict[str, Any]) -> Run:
             curve: Any = tuple(tuple(point) for point in fields["curve"])
@@ -156,24 +210,11 @@ class Report:
         }
         return cls(**content | changed)
 
-    def plot(self, path: Path) -> None:
-        """Draws the picture: accuracy against speed with memory as area, and the learning curves."""
-        import matplotlib
-        from matplotlib.figure import Figure  # without pyplot: a notebook keeps its own backend
-
-        from lra_tasks.reporting.plots import plot_curves, plot_speed
-
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(12, 4.8), layout="constrained")
-            speed, curves = figure.subplots(1, 2)
-            plot_speed(speed, self.rows, self.references)
-            plot_curves(curves, self.rows)
-            unofficial = ", from an unofficial source" if "unofficial" in self.data else ""
-            mixers = ", ".join(row.mixer for row in self.rows)
-            figure.suptitle(f"{self.title}{unofficial}: {mixers}", x=0.01, ha="left")
-            figure.savefig(path, dpi=150, metadata={"Software": None})
-
 
 def rounded(number: float) -> str:
-    """Two digits, or a whole number."""
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+    """Returns two digits, or a whole number.
+
+    >>> rounded(0.98), rounded(0.0984), rounded(1.0), rounded(16.2), rounded(9.98)
+    ('0.98', '0.098', '1.0', '16', '10')
+    """
+    return f"{number:,.0f}" if number >= 9.95 else f"{number:.1f}" if number >= 0.995 else f"{number:#.2g}"

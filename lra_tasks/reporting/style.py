@@ -1,55 +1,56 @@
-"""What the pictures of the arena share: their style, one colour a name, names that do not touch."""
+"""Style of all pictures: one color per name, short numbers, plain ticks."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 10,
 }
-# Told apart by colour-blind readers too. The first are those of names that most pictures have.
-COLOURS = ("#0072B2", "#D55E00", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-FIXED = {"hrr": COLOURS[0], "softmax": COLOURS[1], "none": COLOURS[2], "projections": COLOURS[2]}
+# Distinct for color-blind readers too (Okabe and Ito).
+BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#7F7F7F", "#009E73"
+PINK, YELLOW, SKY, BLACK = "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+FIXED = {
+    "hrr": BLUE,
+    "softmax": ORANGE,
+    "none": GREY,
+    "projections": GREY,
+    "authors": GREEN,
+    "hrr-matmul": "#004B75",
+    "hrr-fft": SKY,
+    "hrr-pallas": PINK,
+    "softmax-cudnn": YELLOW,
+}
+OTHERS = (GREEN, PINK, YELLOW, SKY, BLACK, "#8C564B", "#004B75")
+PREFIXES = {
+    "s": ((1.0, ""), (1e-3, "m"), (1e-6, "µ")),
+    "B": ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")),
+}
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Returns a colour for each name: "hrr" has the same in every picture, whoever stands beside it.
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """Returns one color per name; well-known names have the same color in every picture.
 
-    >>> colours(["none", "hrr", "my_mixers:Mean"])
+    >>> colors(["none", "hrr", "my_mixers:Mean"])
     {'none': '#7F7F7F', 'hrr': '#0072B2', 'my_mixers:Mean': '#009E73'}
     """
-    others = itertools.cycle(COLOURS[3:])
-    return {name: FIXED[name] if name in FIXED else next(others) for name in dict.fromkeys(names)}
-
-
-def spread(heights: Sequence[float], apart: float) -> list[float]:
-    """Returns ascending heights moved as little as may be, so that neighbours are `apart` at least.
-
-    >>> spread([0.0, 1.0, 50.0], 10.0)
-    [-4.5, 5.5, 50.0]
-    """
-    groups: list[list[float]] = []  # neighbours that touch, moved as one
-    for height in heights:
-        groups.append([height])
-        while len(groups) > 1 and _places(groups[-1], apart)[0] - _places(groups[-2], apart)[-1] < apart:
-            last = groups.pop()
-            groups[-1].extend(last)
-    return [place for group in groups for place in _places(group, apart)]
-
-
-def _places(group: Sequence[float], apart: float) -> list[float]:
-    middle = sum(group) / len(group)
-    return [middle + apart * (number - (len(group) - 1) / 2) for number in range(len(group))]
+    names = list(dict.fromkeys(names))
+    taken = {FIXED[name] for name in names if name in FIXED}
+    others = itertools.cycle([color for color in OTHERS if color not in taken])
+    return {name: FIXED[name] if name in FIXED else next(others) for name in names}
 
 
 def short(length: int) -> str:
-    """Returns a length as a table's head or an axis has it.
+    """Returns a length for the head of a table or the tick of an axis.
 
     >>> short(4096), short(1048576), short(1000)
     ('4K', '1M', '1,000')
@@ -58,3 +59,26 @@ def short(length: int) -> str:
         if length % unit == 0:
             return f"{length // unit}{letter}"
     return f"{length:,}"
+
+
+def with_unit(value: float, unit: str) -> str:
+    """Returns a number with its unit: "s" and "B" take the prefix that fits, other units none.
+
+    >>> with_unit(0.01, "s"), with_unit(20, "s"), with_unit(25e6, "B"), with_unit(5, "×")
+    ('10 ms', '20 s', '25 MB', '5 ×')
+    """
+    for size, prefix in PREFIXES.get(unit, ()):
+        if value >= 0.999 * size:
+            return f"{value / size:,.4g} {prefix}{unit}"
+    return f"{value:,.4g} {unit}".rstrip()
+
+
+def plain_ticks(axis: Any, unit: str = "") -> None:
+    """Labels a logarithmic axis with few numbers such as 10 ms, the fewer the wider its range."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    some = LogLocator(10, subs=(1, 2, 5) if high / low < 300 else (1,), numticks=12)
+    axis.set_major_locator(MaxNLocator(4) if high / low < 5 else some)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, unit)))

@@ -1,4 +1,4 @@
-"""A comparison: the same table however often it is killed, its files, and what it refuses."""
+"""A comparison: the same table after any number of kills, its files, and its errors."""
 
 import csv
 import dataclasses
@@ -29,12 +29,12 @@ FILES = ("report.md", "report.csv", "report.json", "report.png")
 
 
 def table(folder):
-    """What of a report is the same on every run: all but times."""
+    """Returns the parts of a report that are the same on every run: all but times."""
     result = json.loads((folder / "report.json").read_text())
     for run in (run for row in result["rows"] for run in row["runs"]):
         del run["examples_per_second"], run["seconds"]
         run["curve"] = [point[:2] for point in run["curve"]]
-    return {name: result[name] for name in ("task", "rows", "references", "data")}
+    return {name: result[name] for name in ("task", "rows", "baselines", "num_test", "data")}
 
 
 def num_rows(folder):
@@ -100,7 +100,7 @@ def test_report_is_of_the_runs(smoke_race):
         assert {run["num_parameters"] for run in runs} == {row.num_parameters}
         assert {run["peak_bytes"] for run in runs} == {row.peak_bytes}
         cell = f"{sum(accuracies) / 2:.2f} ± {statistics.stdev(accuracies):.2f}"
-        assert row.cells()[2] == cell
+        assert row.cells(row)[2] == cell
         for text in ((smoke_race / "report.md").read_text(), (smoke_race / "stdout").read_text()):
             assert re.search(rf"{row.mixer}[ |]+2[ |]+{re.escape(cell)}[ |]+{row.num_parameters:,}", text)
         for run in row.runs:
@@ -114,7 +114,32 @@ def test_one_seed_has_no_deviation(smoke_race, tmp_path):
     shutil.copytree(smoke_race / "hrr-seed0", tmp_path / "hrr-seed0")
     (row,) = report(tmp_path).rows
     assert row.deviation is None
-    assert row.cells()[1:3] == ("1", f"{row.accuracy:.2f}")
+    assert row.cells(row)[1:3] == ("1", f"{row.accuracy:.2f}")
+    assert row.error(None) is None
+    assert row.error(2000) == pytest.approx((row.accuracy * (100 - row.accuracy) / 2000) ** 0.5)
+
+
+def test_speed_and_memory_are_relative_to_softmax_or_the_first_mixer(smoke_race):
+    result = Report.from_json(json.loads((smoke_race / "report.json").read_text()))
+    first, second = result.rows
+
+    def fixed(row, mixer, rates, peak_bytes):
+        runs = [
+            dataclasses.replace(run, examples_per_second=r) for run, r in zip(row.runs, rates, strict=True)
+        ]
+        return dataclasses.replace(row, mixer=mixer, runs=tuple(runs), peak_bytes=peak_bytes)
+
+    rows = (fixed(first, "hrr", (98.0, 98.0), 10**6), fixed(second, "none", (99.0, 101.0), 10**7))
+    assert [cells[4:8] for cells in dataclasses.replace(result, rows=rows).cells()] == [
+        ("98 ± 0.0", "1.0", "1 MB", "1.0"),
+        ("100 ± 1.4", "1.0", "10 MB", "10"),
+    ]
+    rows = (rows[0], dataclasses.replace(rows[1], mixer="softmax"))
+    assert [cells[5::2] for cells in dataclasses.replace(result, rows=rows).cells()] == [
+        ("0.98", "0.10"),
+        ("1.0", "1.0"),
+    ]
+    assert "Speed × and memory × are relative to hrr." in result.notes
 
 
 def test_csv_is_unrounded(smoke_race):
@@ -133,7 +158,7 @@ def test_markdown_is_a_table(smoke_race):
     lines = (smoke_race / "report.md").read_text().splitlines()
     cells = [line.strip("|").split("|") for line in lines if line.startswith("|")]
     assert len(cells) == 4
-    assert {len(row) for row in cells} == {7}
+    assert {len(row) for row in cells} == {9}
     assert set("".join(cells[1])) <= set(" -:")
 
 
@@ -147,64 +172,65 @@ def test_picture_is_a_picture(smoke_race):
     assert all((half[..., :3].min(axis=-1) < 0.9).mean() > 0.005 for half in halves)
 
 
-def test_names_of_five_mixers_do_not_touch(smoke_race):
-    """As near each other as may be, and some far from the rest."""
-    (row, _) = Report.from_json(json.loads((smoke_race / "report.json").read_text())).rows
+MANY = ("hrr", "hrr:rescale=True,temperature=0.5", "softmax", "none", "my_mixers:LocalConvolutionWithGates")
 
-    def mixer(name, speed, accuracy, peak_bytes):
-        (run, _) = row.runs
-        run = dataclasses.replace(run, examples_per_second=speed, test_accuracy=accuracy)
-        return dataclasses.replace(row, mixer=name, runs=(run,), peak_bytes=peak_bytes)
 
+@pytest.mark.parametrize(("mixers", "seeds"), [(MANY, 2), (MANY[:3], 1), (("a:Mean", "b:Mean"), 1)])
+def test_texts_of_the_picture_do_not_touch(smoke_race, tmp_path, monkeypatch, mixers, seeds):
+    """With mixers as near each other as can be, and one far from the rest."""
+    result = Report.from_json(json.loads((smoke_race / "report.json").read_text()))
+    row = result.rows[0]
     rows = [
-        mixer("hrr", 1000.0, 40.0, 10**9),
-        mixer("none", 1020.0, 40.1, 10**9),
-        mixer("my_mixers:LocalConvolution", 900.0, 39.0, 10**8),
-        mixer("softmax", 100.0, 41.0, 10**10),
-        mixer("my_mixers:Fourier", 1100.0, 12.0, 10**9),
+        dataclasses.replace(row, mixer=mixer, runs=row.runs[:seeds], peak_bytes=10 ** (6 + number))
+        for number, mixer in enumerate(mixers)
     ]
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    speed, _ = figure.subplots(1, 2)
-    plots._plot_speed(speed, rows, {"chance": 10.0})
+    figures = []
+
+    def saved(figure, path, **options):
+        figures.append(figure)
+        save(figure, path, **options)
+
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", saved)
+    plots.draw(dataclasses.replace(result, rows=tuple(rows)), tmp_path / "report.png")
+    (figure,) = figures
     figure.draw_without_rendering()
-    texts = [text for text in speed.texts if "MB" in text.get_text()]
-    assert {text.get_text().split("\n")[0] for text in texts} == {
-        "hrr", "none", "LocalConvolution", "softmax", "Fourier"
-    }  # fmt: skip
-    boxes = [Text.get_window_extent(text) for text in texts]  # without the lines that lead to the disks
-    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    both = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    shown = {tick for axis in both if axis.axes.axison for tick in axis._update_ticks()}
+    ticks = {tick for axis in both for tick in axis.get_major_ticks()}
+    hidden = {label for tick in ticks - shown for label in (tick.label1, tick.label2)}
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    boxes = {text: Text.get_window_extent(text) for text in texts if text not in hidden}
+    touching = [
+        (one.get_text(), other.get_text())
+        for one, other in itertools.combinations(boxes, 2)
+        if boxes[one].overlaps(boxes[other])
+    ]
+    assert not touching
+    cut = [text.get_text() for text, box in boxes.items() if box.x0 < 0 or box.x1 > figure.bbox.x1]
+    assert not cut
+    names = {text.get_text().replace(",\n", ",") for text in boxes}
+    assert {plots.label(mixer) for mixer in mixers} <= names or set(mixers) <= names
+    assert any("chance" in name for name in names)
 
 
-def test_names_of_six_mixers_alike_stay_in_the_picture(smoke_race):
-    (row, _) = Report.from_json(json.loads((smoke_race / "report.json").read_text())).rows
-    rows = [dataclasses.replace(row, mixer=f"{letter}:Mean") for letter in "abcdef"]
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    speed, curves = figure.subplots(1, 2)
-    plots._plot_speed(speed, rows, {"chance": 10.0})
-    figure.draw_without_rendering()
-    boxes = [Text.get_window_extent(text) for text in speed.texts if "MB" in text.get_text()]
-    assert len({text.get_text() for text in speed.texts if "MB" in text.get_text()}) == 6
-    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
-    assert max(box.y1 for box in boxes) <= speed.bbox.y1 + 1
-    assert speed.bbox.height == pytest.approx(curves.bbox.height)
-    assert speed.bbox.height > 0.7 * figure.bbox.height
-
-
-def test_reference_lines(smoke_race, smoke_data):
-    references = json.loads((smoke_race / "references.json").read_text())["lines"]
-    assert table(smoke_race)["references"] == references
+def test_baseline_scores(smoke_race, smoke_data):
+    content = json.loads((smoke_race / "baselines.json").read_text())
+    references = content["scores"]
+    assert table(smoke_race)["baselines"] == references
     train, test = (load("listops", split, smoke_data, variant="smoke") for split in ("train", "test"))
     labels = np.array([example["label"] for example in test])
     majority = np.bincount([example["label"] for example in train]).argmax()
     assert any(value == pytest.approx(100 * np.mean(labels == majority)) for value in references.values())
     assert any(value == pytest.approx(10.0) for value in references.values())
     assert references == get_task("listops").references(train, test)
+    assert content["num_test"] == table(smoke_race)["num_test"] == len(test)
     assert len(references) >= 3
     text = (smoke_race / "stdout").read_text()
     assert all(f"{value:.2f} %  {name}" in text for name, value in references.items())
 
 
-def test_published_numbers_stand_beside_the_arenas_own_data(smoke_race):
+def test_published_numbers_are_listed_for_the_arenas_own_data(smoke_race):
     """A few smoke examples are another task: "listops/smoke"."""
     other = Report.from_json(json.loads((smoke_race / "report.json").read_text()))
     assert (other.title, other.published) == ("listops/smoke", {})
@@ -215,7 +241,7 @@ def test_published_numbers_stand_beside_the_arenas_own_data(smoke_race):
     assert "Hrrformer, multi-layer 39.98" in whole.markdown()
 
 
-def test_what_a_report_says_of_its_data_protocol_and_parameters(smoke_race, tmp_path):
+def test_notes_on_data_protocol_and_parameters(smoke_race, tmp_path):
     shutil.copytree(smoke_race, tmp_path / "race", ignore=shutil.ignore_patterns("report.*"))
     for path in (tmp_path / "race").glob("*/summary.json"):
         summary = json.loads(path.read_text())
@@ -229,19 +255,19 @@ def test_what_a_report_says_of_its_data_protocol_and_parameters(smoke_race, tmp_
         path.write_text(json.dumps(summary))
     text = report(tmp_path / "race").markdown()
     assert "Unofficial source of data: a box of tapes." in text
-    assert "the step chosen on the test split" in text
-    assert "changes what hrr makes of the real tokens" in text
+    assert "the best step is chosen on the test split" in text
+    assert "Padding changes the outputs of hrr for real tokens" in text
     summaries = [json.loads(path.read_text()) for path in sorted((tmp_path / "race").glob("*0/summary.json"))]
     share = 100 * (summaries[0]["num_parameters"] / summaries[1]["num_parameters"] - 1)
-    assert f"of which the arena allows 10 % more: hrr {share:+.1f} %." in text
+    assert f"(LRA allows up to +10 %): hrr {share:+.1f} %." in text
     plain = (smoke_race / "report.md").read_text()
     assert "nofficial" not in plain
-    assert "the step chosen" not in plain
-    assert "padding" not in plain
+    assert "the best step" not in plain
+    assert "Padding" not in plain
     assert "allows" not in plain
 
 
-def test_a_report_on_the_preset_smoke_says_that_it_is_no_race(smoke_race, tmp_path):
+def test_a_report_on_the_preset_smoke_has_a_warning(smoke_race, tmp_path):
     shutil.copytree(smoke_race, tmp_path / "race", ignore=shutil.ignore_patterns("report.*"))
     warning = "Its few steps teach a model nothing."
     assert warning not in report(tmp_path / "race").markdown()  # its budget is a test's, not the preset's
@@ -251,12 +277,31 @@ def test_a_report_on_the_preset_smoke_says_that_it_is_no_race(smoke_race, tmp_pa
     assert warning in report(tmp_path / "race").markdown()
 
 
-def test_own_reports_are_written_anew(smoke_race, tmp_path):
-    shutil.copytree(smoke_race, tmp_path / "race", ignore=shutil.ignore_patterns("report.*"))
-    result = arena.lra("report", tmp_path / "race")
+def test_own_reports_are_written_again(smoke_race, smoke_data, tmp_path):
+    """Of runs made one by one, too: the report measures the baseline scores itself."""
+    ignored = shutil.ignore_patterns("report.*", "baselines.json")
+    shutil.copytree(smoke_race, tmp_path / "race", ignore=ignored)
+    result = arena.lra("report", tmp_path / "race", "--data-dir", smoke_data)
     assert result.returncode == 0, result.stderr
     assert table(tmp_path / "race") == table(smoke_race)
     assert all((tmp_path / "race" / name).is_file() for name in FILES)
+
+
+def test_without_the_data_the_report_says_why_baseline_scores_are_missing(smoke_race, tmp_path):
+    shutil.copytree(smoke_race, tmp_path / "race", ignore=shutil.ignore_patterns("baselines.json"))
+    result = report(tmp_path / "race", data_dir=tmp_path)
+    assert (result.baselines, result.num_test) == ({}, None)
+    assert result.notes[0].startswith("Baseline scores are not measured. listops is not prepared in")
+    assert "Baseline scores, measured" not in result.markdown()
+    assert not (tmp_path / "race" / "baselines.json").exists()
+
+
+def test_the_same_run_twice_is_refused(smoke_race, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(smoke_race / "hrr-seed0", tmp_path / name)
+    with pytest.raises(UsageError, match=r"/a and .*/b are the same run: hrr, seed 0\. Move one"):
+        report(tmp_path)
+    assert not (tmp_path / "report.md").exists()
 
 
 def test_runs_of_other_settings_are_refused(smoke_race, tmp_path):
@@ -281,13 +326,13 @@ def test_runs_on_other_data_are_refused(smoke_race, tmp_path):
     assert not (folder / "report.md").exists()
 
 
-def test_reference_lines_of_other_data_are_measured_again(smoke_race, smoke_data, tmp_path):
+def test_baseline_scores_of_other_data_are_measured_again(smoke_race, smoke_data, tmp_path):
     folder = tmp_path / "race"
     shutil.copytree(smoke_race, folder)
-    path = folder / "references.json"
+    path = folder / "baselines.json"
     written = json.loads(path.read_text())
-    path.write_text(json.dumps({"data": "0" * 64, "lines": {"chance": 99.0}}))
-    assert report(folder).references == {}
+    path.write_text(json.dumps({"data": "0" * 64, "num_test": 1, "scores": {"chance": 99.0}}))
+    assert report(folder, data_dir=tmp_path).baselines == {}
     settings = dataclasses.replace(arena.SMOKE, save_every=2)
     compare("listops", ["hrr", "none"], settings, folder, seeds=[0, 1], data_dir=smoke_data)
     assert json.loads(path.read_text()) == written

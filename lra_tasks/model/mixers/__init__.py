@@ -88,7 +88,7 @@ MIXERS: dict[str, Entry] = {
 def about(name: str) -> str:
     """Returns the sentence on a mixer, whose name may have options, for reports."""
     name, _ = parse_mixer(name)
-    return MIXERS[name].about if name in MIXERS else "a mixer of your own"
+    return MIXERS[name].about if name in MIXERS else "your own mixer"
 
 
 def get_mixer(name: str) -> Callable[..., Any] | None:

@@ -1,46 +1,43 @@
-"""The attention layers that `lra bench attention` sets against each other, as plain functions.
+"""Attention layers that `lra bench attention` measures, as plain functions.
 
-Letters in shapes: B batch, T length, D width, N heads, H = D / N. A contestant is a function of query, key
-and value, each (B, T, N, H), to an output of that shape. At the level "core" it stands alone; at "layer"
-between four D × D projections without biases, as the paper's layer has them:
+Letters in shapes: B batch, T length, D width, N heads, H = D / N. An implementation maps query, key and
+value, each (B, T, N, H), to an output of that shape. The level "core" has it alone. The level "layer" adds
+four D × D projections without biases, as in the paper's layer:
 
-    y = o W_o,    o = contestant(x W_q, x W_k, x W_v),    x and y (B, T, D).
+    y = o W_o,    o = implementation(x W_q, x W_k, x W_v),    x and y (B, T, D).
 
 "forward" computes y (or o). "both", forward and backward, computes the loss ⟨y, c⟩ with a random cotangent c
 and its gradient with respect to all inputs: parameters and x, or query, key and value.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from hrrformer import hrr_attention
 from hrrformer.attention import IMPLEMENTATIONS
+from lra_tasks.bench.settings import AttentionSettings
 from lra_tasks.errors import unknown_name
 
-Contestant: TypeAlias = Callable[[Array, Array, Array], Array]
-LEVELS = ("layer", "core")
+Implementation: TypeAlias = Callable[[Array, Array, Array], Array]
 PASSES = ("forward", "both")
-REFERENCE = {"layer": "projections", "core": "authors"}  # what times are put in proportion to
-# These hold T × T weights, gigabytes that the machine has to find and clear anew, which slows what runs next.
-QUADRATIC = ("softmax",)
+REFERENCE = {"layer": "projections", "core": "authors"}  # the ratios of a level are to its times
 EPSILON = 1e-8  # of the authors' cosine
 
 
 def authors(
     query: Float[Array, "B T N H"], key: Float[Array, "B T N H"], value: Float[Array, "B T N H"]
 ) -> Float[Array, "B T N H"]:
-    """HRR attention the way its authors compute it, differentiated automatically.
+    """HRR attention in the authors' formulation, differentiated automatically.
 
-    Full complex FFTs, the involution as conj F(q), a cosine with an epsilon, a softmax over T. What their
-    code does beyond that is left out, in their favour: it brings every token's binding and involution back
-    from the spectrum, which nearly doubles the FFTs, and it transposes heads before tokens. Of the layer's
-    forward and backward, D = 512, this form holds 14.1 T·D floats of temporaries on CPU.
+    Full complex FFTs, the involution as conj F(q), a cosine with an epsilon, a softmax over T. Two costs of
+    the authors' code are left out, in its favor: it transforms the binding and the involution of every token
+    back from the spectrum, which nearly doubles the FFTs, and it transposes heads before tokens. Forward and
+    backward of the layer with D = 512 take 14.1 T·D floats of temporaries on CPU.
 
     Source: the formulation published with Alam et al., ICML 2023; this code is new.
     """
@@ -54,28 +51,29 @@ def authors(
 
 
 def projections(query: Array, key: Array, value: Array) -> Array:
-    """q k + v: no attention, only what keeps the projections around it and their gradients alive.
+    """q k + v: the projections without attention.
 
-    For T = 4,096, D = 512 on CPU the layer does all the 24 T·D² FLOPs that four projections take forward and
-    backward, and holds 2.0 T·D floats of temporaries forward and 6.0 forward and backward. Of q (k + v),
-    whose gradients in k and v are the same, XLA would compute one parameter's gradient for both.
+    This function uses all three inputs, which keeps XLA from removing a projection or its gradient. For
+    T = 4,096, D = 512 on CPU the layer does the 24 T·D² FLOPs of four projections forward and backward. It
+    takes 2.0 T·D floats of temporaries forward, 6.0 forward and backward. q (k + v) would not do: its
+    gradients in k and v are equal, and XLA computes them once.
     """
     return query * key + value
 
 
 def softmax(query: Array, key: Array, value: Array) -> Array:
-    """Quadratic attention, `jax.nn.dot_product_attention` by XLA: all T × T weights in memory."""
+    """Quadratic attention, `jax.nn.dot_product_attention` by XLA, with all T × T weights in memory."""
     return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
 def softmax_cudnn(query: Array, key: Array, value: Array) -> Array:
-    """Quadratic attention by cuDNN's fused kernel, which keeps no T × T weights: GPU only, in bfloat16."""
+    """Quadratic attention by cuDNN's fused kernel, without T × T weights in memory: GPU only, in bfloat16."""
     inputs = (x.astype(jnp.bfloat16) for x in (query, key, value))
     return jax.nn.dot_product_attention(*inputs, implementation="cudnn").astype(value.dtype)
 
 
 CUDNN = "softmax-cudnn"
-OTHERS: dict[str, Contestant] = {
+OTHERS: dict[str, Implementation] = {
     "authors": authors,
     "softmax": softmax,
     CUDNN: softmax_cudnn,
@@ -84,48 +82,37 @@ OTHERS: dict[str, Contestant] = {
 
 
 def known() -> tuple[str, ...]:
-    """Returns the names of all contestants: "hrr", which chooses its implementation, one for each, others."""
+    """Returns all names: "hrr", which chooses its implementation, one per implementation, and the others."""
     return ("hrr", *(f"hrr-{name}" for name in IMPLEMENTATIONS), *OTHERS)
 
 
 def default_names() -> tuple[str, ...]:
-    """Returns the names measured if none are given: those of `known` that this platform runs.
+    """Returns the names measured by default: those of `known` that this platform runs.
 
-    Without "hrr", which is one of its implementations; without "hrr-pallas" on CPU, where it is interpreted.
+    "hrr" is left out, since it equals one of its implementations, and "hrr-pallas" on CPU, where Pallas
+    interprets it.
     """
     platform = jax.default_backend()
     absent = {"hrr", *(["hrr-pallas"] if platform == "cpu" else []), *([CUDNN] if platform != "gpu" else [])}
     return tuple(name for name in known() if name not in absent)
 
 
-def contestant(name: str) -> Contestant:
-    """Returns the function of that name.
+def implementation(name: str) -> Implementation:
+    """Returns the implementation of that name.
 
     Raises:
-      UsageError: for a name that is none of `known()`.
+      UsageError: The name is not in `known()`.
     """
     if name not in known():
-        raise unknown_name("contestant", name, known())
+        raise unknown_name("implementation", name, known())
     if name in OTHERS:
         return OTHERS[name]
-    implementation: Any = name.removeprefix("hrr").removeprefix("-") or None
-    return functools.partial(hrr_attention, implementation=implementation)
+    chosen: Any = name.removeprefix("hrr").removeprefix("-") or None
+    return functools.partial(hrr_attention, implementation=chosen)
 
 
-def at_level(level: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names that make sense at a level: without projections, "projections" would be nothing."""
-    return tuple(name for name in names if level == "layer" or name != "projections")
-
-
-def program(level: str, direction: str, attend: Contestant, num_heads: int) -> Callable[..., Any]:
-    """Returns the function to compile: of `inputs`, and for "both" of the cotangent after them.
-
-    Args:
-      level: "layer" or "core".
-      direction: "forward" or "both".
-      attend: the contestant.
-      num_heads: N.
-    """
+def program(level: str, direction: str, attend: Implementation, num_heads: int) -> Callable[..., Any]:
+    """Returns the function to compile; it takes `inputs`, and for "both" the cotangent after them."""
 
     def layer(parameters: dict[str, Array], x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         heads = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
@@ -143,13 +130,12 @@ def program(level: str, direction: str, attend: Contestant, num_heads: int) -> C
     return jax.value_and_grad(loss, argnums=(0, 1) if level == "layer" else (0, 1, 2))
 
 
-def inputs(
-    level: str, direction: str, *, batch_size: int, length: int, width: int, num_heads: int, dtype: DTypeLike
-) -> tuple[Any, ...]:
+def inputs(level: str, direction: str, length: int, settings: AttentionSettings) -> tuple[Any, ...]:
     """Returns the shapes and dtypes of a program's arguments, as `jax.ShapeDtypeStruct`s."""
+    batch_size, width, num_heads = settings.batch_size, settings.width, settings.num_heads
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype)
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(settings.dtype))
 
     if level == "layer":
         given: tuple[Any, ...] = (
