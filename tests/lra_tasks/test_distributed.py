@@ -269,9 +269,9 @@ def test_two_go_on_with_what_one_has_saved(runs, alone):
 def test_one_is_asked_and_both_save_and_stop(which, last, runs, alone, smoke_data, tmp_path):
     root, outs = runs
     for out in outs:
-        assert out[3] == f"Interrupted Stopped at step 4, saved in {root / 'first asked'}." + GOES_ON
-        assert out[4] == f"Interrupted Stopped at step 4, saved in {root / 'second asked'}." + GOES_ON
-        assert out[5] == f"Interrupted Stopped at step 11, saved in {root / 'second asked'}." + GOES_ON
+        assert out[3] == f"Interrupted Stopped at step 4 and saved in {root / 'first asked'}." + RESUMES
+        assert out[4] == f"Interrupted Stopped at step 4 and saved in {root / 'second asked'}." + RESUMES
+        assert out[5] == f"Interrupted Stopped at step 11 and saved in {root / 'second asked'}." + RESUMES
     assert (root / which / "checkpoints" / str(last)).is_dir()
     assert not (root / which / "summary.json").exists()
     shutil.copytree(root / which, tmp_path / "run")
@@ -279,7 +279,7 @@ def test_one_is_asked_and_both_save_and_stop(which, last, runs, alone, smoke_dat
     assert_close_run(tmp_path / "run", alone)
 
 
-GOES_ON = " Repeat the same command to resume."
+RESUMES = " Repeat the same command to resume."
 
 
 def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
@@ -302,15 +302,15 @@ def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
         )
     for number, (code, out, errors) in enumerate(results):
         assert code == 0, errors
-        theirs = "" if number == 0 else "Process 0 cannot go on: "  # only that one looks at the folder
+        theirs = "" if number == 0 else "Process 0 failed: "  # only that one looks at the folder
         expected = (
             r"batch_size must be a multiple of the 4 devices that share it; got 6\.",
-            r"Process 1 was given another configuration .*: seed: 0, 1\. Give every process the same\.",
-            f"{theirs}{taken} holds a run of another configuration",
-            f"{'Process 1 cannot go on: ' if number == 0 else ''}run_dir must be one folder that all"
+            r"Process 1 has another configuration .*: seed: 0, 1\. Give every process the same configuration\.",
+            f"{theirs}{taken} contains a run with another configuration",
+            f"{'Process 1 failed: ' if number == 0 else ''}run_dir must be one folder that all"
             f" processes share; got {tmp_path / 'there'}, where",
             r"The loss of step 2 is .*training examples (\d+, ){7}\d+\.",
-            f"{theirs}{taken} is being trained by process {os.getpid()};",
+            f"{theirs}Process {os.getpid()} is training the run in {taken}",
         )
         for line, words in zip(out[:-1], expected, strict=True):
             assert re.match(f"UsageError {words}", line)

@@ -42,7 +42,7 @@ def test_text_that_is_not_a_mesh(text):
 
 @pytest.mark.parametrize("sizes", ["data=2,sequence=3", "data=8", {"model": 4}, {"data": 2}, "sequence=3"])
 def test_sizes_that_are_not_those_of_the_devices(sizes):
-    with pytest.raises(UsageError, match="multiply to the 4 devices"):
+    with pytest.raises(UsageError, match="product of their sizes must be 4, the number of devices"):
         make_mesh(sizes)
 
 

@@ -355,9 +355,9 @@ def test_a_mixer_that_keeps_state(name, state):
         ("mixers_of_a_user:", "must be"),
         (":Mean", "must be"),
         ("mixers_of_a_user:function", "must be a class"),
-        ("mixers_of_a_user:Unsaid", r"must have a method __init__\(self, spec, \*, rngs\); it has none"),
-        ("mixers_of_a_user:Greedy", r"its own is __init__\(self, spec, width, \*, rngs\): missing .*'width'"),
-        ("mixers_of_a_user:Maskless", r"__call__\(self, x, mask, \*, deterministic, rngs\); its own is"),
+        ("mixers_of_a_user:Unsaid", r"must have a method __init__\(self, spec, \*, rngs\); got none"),
+        ("mixers_of_a_user:Greedy", r"got __init__\(self, spec, width, \*, rngs\): missing .*'width'"),
+        ("mixers_of_a_user:Maskless", r"__call__\(self, x, mask, \*, deterministic, rngs\); got __call__"),
     ],
 )
 def test_a_mixer_that_cannot_be_had(name, message):

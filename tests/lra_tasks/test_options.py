@@ -87,10 +87,10 @@ def test_options_that_a_mixer_does_not_take(name, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mixers_with_options:Mine:state=-1", r"refuses its options \{'state': -1\}: state must be positive"),
+        ("mixers_with_options:Mine:state=-1", r"rejects the options \{'state': -1\}: state must be positive"),
         (
             "hrr:temperature=-1.0",
-            r"refuses its options .*temperature must be positive; got -1\.0.*rescale: bool",
+            r"rejects the options .*temperature must be positive; got -1\.0.*rescale: bool",
         ),
     ],
 )

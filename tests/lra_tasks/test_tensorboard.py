@@ -115,7 +115,7 @@ def test_without_tensorboardx(smoke_data, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "tensorboard").touch()
-    with pytest.raises(UsageError, match=r"tensorboard/events.* cannot be written: .*Make room or mend"):
+    with pytest.raises(UsageError, match=r"tensorboard/events.* cannot be written: .*Free disk space or fix"):
         Curves(tmp_path / "tensorboard", [])
 
 

@@ -409,7 +409,7 @@ def test_asked_to_end_it_saves_and_goes_on_the_same(name, smoke_data, moments, t
     run_dir = tmp_path / "run"
     result = arena.train_apart(CONFIG, run_dir, smoke_data, name, int(0.4 * count))
     assert result.returncode == 0
-    (step,) = re.findall(rf"^lra: Stopped at step (\d+), saved in {run_dir}\. Repeat the same", result.stderr)
+    (step,) = re.findall(rf"^lra: Stopped at step (\d+) and saved in {run_dir}\. Repeat the same", result.stderr)
     assert "Traceback" not in result.stderr
     assert 0 < int(step) < CONFIG.settings.num_steps
     assert (run_dir / "checkpoints" / step).is_dir()
@@ -492,7 +492,7 @@ def test_a_folder_of_another_configuration(smoke_run, smoke_data):
 
 def test_a_folder_of_something_else(smoke_data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match=f"{tmp_path} holds something other than a run"):
+    with pytest.raises(UsageError, match=f"{tmp_path} contains files that are not part of a run"):
         train(CONFIG, tmp_path, data_dir=smoke_data)
     with pytest.raises(UsageError, match=r"thesis\.tex"):
         train(CONFIG, tmp_path / "thesis.tex", data_dir=smoke_data)
@@ -535,7 +535,7 @@ def test_a_folder_that_another_run_takes_meanwhile(smoke_data, tmp_path):
             run_dir.mkdir()
             (run_dir / "config.json").write_text(to_json(other))
 
-    with pytest.raises(UsageError, match=r"holds a run of another configuration.*mixer"):
+    with pytest.raises(UsageError, match=r"contains a run with another configuration.*mixer"):
         train(CONFIG, run_dir, data_dir=smoke_data, progress=Hook(take))
     assert (run_dir / "config.json").read_text() == to_json(other)
     assert not (run_dir / "data.json").exists()
@@ -547,7 +547,7 @@ def test_a_folder_that_another_run_takes_meanwhile(smoke_data, tmp_path):
                 run_dir.mkdir()
                 held.enter_context(locked(run_dir / ".lock", "free"))
 
-        with pytest.raises(UsageError, match=r"is being trained by process"):
+        with pytest.raises(UsageError, match=r"Process \d+ is training the run in"):
             train(CONFIG, run_dir, data_dir=smoke_data, progress=Hook(lock))
         assert [path.name for path in run_dir.iterdir()] == [".lock"]
     assert train(change(num_steps=1), run_dir, data_dir=smoke_data)  # left so by a kill
@@ -687,7 +687,7 @@ def test_a_loss_that_is_not_finite_is_found_one_step_late(smoke_data, tmp_path, 
     """Between two checkpoints nothing waits for a step; the message names it all the same."""
     config = change(optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}, save_every=10)
     config = change(config, eval_every=10, log_every=10)
-    with pytest.raises(UsageError, match=r"No checkpoint had been saved yet") as caught:
+    with pytest.raises(UsageError, match=r"There is no checkpoint yet") as caught:
         train(config, tmp_path, data_dir=smoke_data)
     step = int(re.match(r"The loss of step (\d+) is", str(caught.value))[1])
     indices = next(batch["index"] for number, batch in enumerate(batches, 1) if number == step)
