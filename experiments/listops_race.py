@@ -12,7 +12,7 @@ attention, "mean" half a minute, and "seeds" three times as long as "quick". "sm
 a GPU and have not been run.
 
 Results, in experiments/results with their environment:
-- quick: hrr, softmax and none reach the accuracy of the rule "majority by root operator" and do not exceed it.
+- quick: hrr, softmax and none reach the accuracy of the rule "majority by root operator", and no more.
   hrr trains 16 times as many examples per second as softmax. Its memory grows linearly with T, that of
   softmax as T².
 - mean: with mean pooling, the same number of examples leaves hrr and none at the majority class. The root

@@ -188,7 +188,9 @@ def main(*, record: bool = False) -> None:
         cells = ((ARENA[size].get(key), ours[size].get(key)) for size in SIZES)
         rows.append((label, *(" | ".join("–" if x is None else f"{x:.1f}" for x in cell) for cell in cells)))
     print_table(("", *(f"{size} pixels" for size in SIZES)), rows, numbers=True)
-    print(f"\nPublished share of black, %: {PUBLISHED}\n\nPictures per second on one core, by contour length:")
+    print(
+        f"\nPublished share of black, %: {PUBLISHED}\n\nPictures per second on one core, by contour length:"
+    )
     rows = [
         (f"{size} pixels", *(f"{speeds[f'{size}-{length}']:,.0f}" for length in CONTOUR_LENGTHS))
         for size in SIZES

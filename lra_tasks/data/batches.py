@@ -59,8 +59,8 @@ def training_batches(
     Batch k is a pure function of the source, the arguments and k. A batch may contain the end of one epoch
     and the beginning of the next, so every run of `len(source)` examples contains each example once.
 
-    The iterator's state is one integer: `get_state()` is {"next_index": k}. After `set_state` with it, in this
-    process or another, batches k, k + 1, … follow exactly as without the interruption.
+    The iterator's state is one integer: `get_state()` is {"next_index": k}. After `set_state` with it, in any
+    process, batches k, k + 1, … follow exactly as without the interruption.
 
     Args:
       source: `Source`, or a list of dicts like its examples.

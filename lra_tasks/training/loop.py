@@ -133,7 +133,7 @@ def train(
 
 
 def _restore(run: OpenRun) -> tuple[TrainState, Any, Counters]:
-    """Returns state, best parameters and counters of the latest checkpoint, or those before the first step."""
+    """Returns state, best parameters and counters of the latest checkpoint, or the initial ones."""
     state, best_params = run.state, _copy(run.state.params)
     counters = Counters(position=dict(run.batches.get_state()))
     restored = run.checkpoints.restore({"state": state, "best_params": best_params})

@@ -12,8 +12,8 @@ def total_and_free(root: Path = Path("/")) -> tuple[int, int | None]:
     """Returns the bytes of memory that this process may use, and the number of them that are free.
 
     Each number is the minimum over the machine and the limits of Linux's control groups, which containers
-    (Docker, Kubernetes), batch jobs (SLURM) and services set. The limits of all enclosing groups count. Cached
-    files count as free. The second number is None where the system does not report free memory (macOS).
+    (Docker, Kubernetes), batch jobs (SLURM) and services set. The limits of all enclosing groups count.
+    Cached files count as free. The second number is None where the system does not report it (macOS).
 
     Args:
       root: Folder that contains /proc and /sys.

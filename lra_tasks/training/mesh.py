@@ -48,8 +48,8 @@ def make_mesh(sizes: Mapping[str, int] | str | None = None) -> jax.sharding.Mesh
     data = given.get("data", devices // sequence)
     if set(given) - set(AXES) or data * sequence != devices:
         raise UsageError(
-            f"mesh must have the axes data and sequence, and the product of their sizes must be {devices}, the"
-            f" number of devices; got {sizes}.",
+            "mesh must have the axes data and sequence, and the product of their sizes must be the number of"
+            f" devices, {devices}; got {sizes}.",
             argument="mesh",
         )
     if jax.local_device_count() % sequence:
@@ -90,7 +90,7 @@ def check_mesh(mesh: jax.sharding.Mesh, config: Config) -> None:
     mixer = mixer_class(config.mixer)
     if mixer is not None and not getattr(mixer, "sequence_parallel", False):
         raise UsageError(
-            f"The mixer '{config.mixer}' does not declare that devices can share a sequence; use mesh data="
-            f"{data * sequence}. Your own mixer declares it by the class attribute sequence_parallel = True.",
+            f"The mixer '{config.mixer}' does not declare that devices can share a sequence; use mesh"
+            f" data={data * sequence}. Your own mixer declares it by the attribute sequence_parallel = True.",
             argument="mesh",
         )

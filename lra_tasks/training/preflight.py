@@ -114,7 +114,7 @@ def open_run(
     tensorboard: bool,
     progress: Progress,
 ) -> Iterator[OpenRun]:
-    """Opens data, compiled step, folder, checkpoints and signals. Arguments and errors are those of `train`."""
+    """Opens data, compiled step, folder, checkpoints and signals; arguments and errors as in `train`."""
     settings, first = config.settings, processes.is_first()
     title = get_task(config.task).title(settings.variant)
     label = _label(config, title)
@@ -202,14 +202,14 @@ def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:
     if free is not None and needed > free:
         raise UsageError(
             f"A training step of {config.task} with {config.mixer_name} needs {needed / 1e9:,.1f} GB of"
-            f" memory beside its parameters; {free / 1e9:,.1f} GB are free. Reduce batch_size, or length where"
-            " the task allows it.",
+            f" memory beside its parameters; {free / 1e9:,.1f} GB are free. Reduce batch_size, or length"
+            " where the task allows it.",
             argument="batch_size",
         )
 
 
 def _check_joined() -> None:
-    """Refuses devices of other processes (a TPU slice) if `jax.distributed.initialize` was not called."""
+    """Refuses devices of other processes (a TPU slice) without `jax.distributed.initialize`."""
     seen = jax.process_count()
     if processes.count() != seen:
         raise UsageError(

@@ -66,8 +66,8 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     except (RuntimeError, ValueError) as error:
         if coordinator is None and isinstance(error, ValueError):
             raise UsageError(
-                "JAX finds no cluster that lists the processes of --distributed (SLURM, Open MPI, Cloud TPU or"
-                f" Kubernetes): {error} Give --coordinator, --num-processes and --process-id."
+                "JAX finds no cluster that lists the processes of --distributed (SLURM, Open MPI, Cloud TPU"
+                f" or Kubernetes): {error} Give --coordinator, --num-processes and --process-id."
             ) from error
         where = "" if coordinator is None else f" at --coordinator {coordinator}"
         raise UsageError(f"JAX cannot join the processes of --distributed{where}: {error}") from error

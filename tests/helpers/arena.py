@@ -130,7 +130,7 @@ print(calls)
 
 
 def train_apart(config, run_dir, data_dir, signal="SIGKILL", moment=0, devices=4):
-    """Trains in a process that sends itself a signal at its `moment`-th call of this project's or Orbax's code.
+    """Trains in a process that sends itself a signal at its `moment`-th call of our or Orbax's code.
 
     Calls count from the claim of the folder to the summary; 0 means no signal. Moments occur everywhere: in a
     step, between a row and its checkpoint, in the middle of a checkpoint. A run without a signal prints their

@@ -163,7 +163,7 @@ def _signature(mixer: type[Any]) -> str:
 
 
 def _plain(annotated: Any) -> str:
-    """Returns an annotation as it was written; Python prints Literal[...] | None as Optional[Literal[...]]."""
+    """Returns an annotation as it was written; Python prints Literal[…] | None as Optional[Literal[…]]."""
     return re.sub(r"Optional\[(.*)\]", r"\1 | None", str(annotated).replace("typing.", ""))
 
 
