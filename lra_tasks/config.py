@@ -83,7 +83,7 @@ class Settings:
       protocol: Use of the splits. "held-out" chooses the step on the validation split and uses the test split
         once. "paper" trains on the validation split too, and chooses the step on the test split, as the arena
         and its followers do; only for tasks with a validation split cut from the training split.
-      length: Number T of tokens to which an input is padded or cut, and the model's number of positions.
+      length: Number T of tokens per input, which is padded or cut, and the model's number of positions.
       model: Configuration of the encoder.
       optimizer: Configuration of the optimizer and its schedule.
       label_smoothing: Share of the target that is spread evenly over the classes.

@@ -83,14 +83,14 @@ def check_mesh(mesh: jax.sharding.Mesh, config: Config) -> None:
         )
     if settings.model.pooling == "cls":
         raise UsageError(
-            "model.pooling must be 'mean' or 'first' where devices share a sequence; got 'cls', which prepends"
-            " a token to it.",
+            "model.pooling must be 'mean' or 'first' where devices share a sequence; got 'cls', which"
+            " prepends a token.",
             argument="model.pooling",
         )
     mixer = mixer_class(config.mixer)
     if mixer is not None and not getattr(mixer, "sequence_parallel", False):
         raise UsageError(
             f"The mixer '{config.mixer}' does not declare that devices can share a sequence; use mesh"
-            f" data={data * sequence}. Your own mixer declares it by the attribute sequence_parallel = True.",
+            f" data={data * sequence}. A new mixer declares it by the attribute sequence_parallel = True.",
             argument="mesh",
         )
