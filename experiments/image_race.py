@@ -1,6 +1,6 @@
 """HRR attention against softmax attention and no mixing, on gray CIFAR-10 pixels.
 
-Question. Do holographic weights help to classify pictures pixel by pixel, and at which cost?
+Question. Do the weights of HRR attention help to classify pictures pixel by pixel, and at which cost?
 
     python -m experiments.image_race quick --record   two CPU cores, minutes; needs the prepared task
     python -m experiments.image_race small --record   on one GPU, three seeds

@@ -1,23 +1,23 @@
 """HRR attention against softmax attention and no mixing, on ListOps at 2,000 tokens.
 
-Question. How much accuracy does holographic attention lose against quadratic attention, and how much time and
-memory does it save, at the arena's full length?
+Question. How much accuracy does HRR attention lose against quadratic attention, and how much time and memory
+does it save, at the arena's full length?
 
-    make compare                                        the configuration "quick", on two CPU cores
-    python -m experiments.listops_race quick --record   the same, kept in experiments/results
+    make compare                                        the preset "quick", on two CPU cores
+    python -m experiments.listops_race quick --record   the same, recorded in experiments/results
     python -m experiments.listops_race small --record   on one GPU
 
-Hardware and time. Two CPU cores: with prepared data "quick" takes four minutes, mostly for softmax attention.
-"mean" takes half a minute, "seeds" three times as long as "quick". "small", "arena" and "paper" need a GPU
-and have not been run.
+Hardware and time. Two CPU cores: with prepared data, "quick" takes four minutes, mostly for softmax
+attention, "mean" half a minute, and "seeds" three times as long as "quick". "small", "arena" and "paper" need
+a GPU and have not been run.
 
 Results, in experiments/results with their environment:
-- quick: hrr, softmax and none all reach the accuracy of the rule "majority by root operator", and no more.
+- quick: hrr, softmax and none reach the accuracy of the rule "majority by root operator", and no more.
   hrr trains 16 times as many examples per second as softmax. Its memory grows linearly with T, that of
   softmax as T².
-- mean: with mean pooling, the same number of examples leaves hrr and none at the majority class. One token in
-  a thousand decides, and its share of the mean is a thousandth. Neither mixer can raise it by more than a
-  factor of e². Therefore "quick" reads the state of the first token, which is the root operator.
+- mean: with mean pooling, the same number of examples leaves hrr and none at the majority class. The root
+  operator is one token in a thousand, so its share of the mean is a thousandth. Neither mixer can raise it by
+  more than a factor of e². Therefore "quick" reads the state of the first token, which is the root operator.
 """
 
 import dataclasses

@@ -3,17 +3,17 @@
 Question. How close are the kernels to the memory roofline, and are they faster than XLA?
 
     python -m experiments.pallas_speed            the tables, on one GPU or TPU
-    python -m experiments.pallas_speed --record   the same, kept in experiments/results
+    python -m experiments.pallas_speed --record   the same, recorded in experiments/results
     python -m experiments.pallas_speed --tiny     the same code on CPU, interpreted: its times mean nothing
 
 Hardware and time. One GPU (A100, H100) or TPU with 16 GB; a few minutes, most of them compilation. The first
 of several devices is used.
 
 Method. 8 sequences of 16,384 tokens with 8 heads, without a mask, for H = 64 and 128 in float32 and bfloat16.
-The memory bandwidth is measured with x ↦ -x over the numbers of such a sequence's query: it reads and writes
-each once. The roofline of a pass is the time to read and write its arrays at that bandwidth. Every time is
-the median of 7 means, each over consecutive calls that take about 50 ms. "all" is a gradient by `jax.grad`
-with its forward; its roofline includes the parts by XLA. The error is the largest relative error of output
+The memory bandwidth is measured with x ↦ -x over the numbers of such a query: it reads and writes each number
+once. The roofline of a pass is the time to read and write its arrays at that bandwidth. Every time is the
+median of 7 means, each over consecutive calls that take about 50 ms. "all" is a gradient by `jax.grad` with
+its forward pass; its roofline includes the parts by XLA. The error is the largest relative error of output
 and gradients against "matmul" with precision "highest".
 
 Expectation. Each pass reaches at least 70 % of its roofline, and every line is faster than "matmul". The

@@ -1,40 +1,40 @@
-"""Pathfinder pictures of this project beside the arena's: likeness, drawing speed, shortcuts.
+"""Pathfinder pictures of this project compared with the arena's: likeness, drawing speed, shortcuts.
 
-Question. `lra_tasks.tasks.pathfinder.drawing` uses another algorithm than the arena. Are its pictures alike,
-and as hard?
+Question. `lra_tasks.tasks.pathfinder.drawing` and the arena use different algorithms. Are the pictures alike,
+and equally hard?
 
     python -m experiments.pathfinder_likeness            the tables
-    python -m experiments.pathfinder_likeness --record   the same, kept in experiments/results, and a picture
+    python -m experiments.pathfinder_likeness --record   the same, recorded in experiments/results, and a plot
 
 Hardware and time. One CPU core, two minutes; no GPU.
 
-The arena's numbers. The release is a download of many gigabytes. So they are measured on pictures of its
+The arena's numbers. The release is a download of many gigabytes, so the measurements use pictures of its
 generator, that of Linsley et al. (github.com/drewlinsley/pathfinder), with the arena's parameters. The byte
-scaling of `scipy.misc`, which the current version lacks, is restored. Likeness: 500, 100, 60 and 30
-pictures of 32, 64, 128 and 256 pixels. Rules: 1,500, 120 and 300 pairs of snakes of 32, 64 and 128 pixels, in
-five folds. "Published" are earlier measurements of the same.
+scaling of `scipy.misc`, which its current version lacks, is restored. Likeness uses 500, 100, 60 and 30
+pictures of 32, 64, 128 and 256 pixels. Rules use 1,500, 120 and 300 pairs of snakes of 32, 64 and 128 pixels,
+in five folds. "Published" numbers are earlier measurements of the same quantities.
 
-Rules. By geometry: the more frequent label in each of 8 ranges of the distance between the discs; or in each
+Rules. By geometry: the more frequent label in each of 8 ranges of the distance between the discs, or in each
 of 6 × 6 ranges of the directions of the snakes at the discs, relative to the line between the discs. By
-pixels: the reference lines of the task, which find discs and directions in the pictures.
+pixels: the baseline rules of the task, which find discs and directions in the pictures.
 
 Results, contour length 14, in experiments/results with their environment:
-- Likeness. The share of black is within a point of the published one at 32 and 128 pixels; mean brightness
-  and the distance between the discs are near the arena's at all sizes. At 32 and 64 pixels there are more
-  parts, because touching snakes of the arena merge. The pictures with shorter contours, not in these tables,
-  are fuller than the arena's at 32 and 64 pixels: more distractors find a place.
+- Likeness. The share of black is within one point of the published share at 32 and 128 pixels. Mean
+  brightness and the distance between the discs are near the arena's at all sizes. At 32 and 64 pixels the
+  pictures have more parts, because touching snakes of the arena merge. Pictures with shorter contours, not in
+  these tables, are fuller than the arena's at 32 and 64 pixels: more distractors find a place.
 - Deliberate differences. The arena's snakes sometimes touch and cross; here they never do. The arena's discs
   can hide the continuation of a snake; here they cannot.
-- Speed. 200,000 pictures take less than a minute of one core at 32 pixels and less than three at 128. The
-  original took 0.1 to 0.75 seconds for one picture of 32 pixels and 2.5 to 11 for one of 128. At 64 pixels
+- Speed. One core draws 200,000 pictures in less than a minute at 32 pixels and in less than three at 128. The
+  original generator takes 0.1 to 0.75 seconds per picture at 32 pixels and 2.5 to 11 at 128. At 64 pixels
   the snakes need most of the space, and both algorithms discard most attempts.
-- Distance between the discs. It gives 54 % in the arena's pictures of 32 pixels and 55 % at 128, and nothing
-  here: both places of the second disc are equally far.
+- Distance between the discs. The rule reaches 54 % on the arena's pictures of 32 pixels and 55 % at 128. Here
+  it is at chance: both places of the second disc are equally far.
 - Directions. The arena has a stronger shortcut, and these pictures share it: the ends of a smooth line have
-  matching directions. Two places of a Path-X picture, without the pixels between them, give 81 % in the
-  arena's and 83 % here; at 64 pixels 82 % and 89 %, at 32 pixels 64 % and 58 %. It is a reference line of the
-  task: a model below it on Path-X may not follow any snake. The shortcut could be weakened by matching
-  directions for both places of the second disc. But the published numbers are for pictures with the shortcut.
+  matching directions. Two places of a Path-X picture, without the pixels between them, give 81 % on the
+  arena's pictures and 83 % here; at 64 pixels 82 % and 89 %, at 32 pixels 64 % and 58 %. It is a baseline
+  rule of the task: a model below it on Path-X may not follow any snake. Matching directions for both places
+  of the second disc would weaken the shortcut. But the published numbers are for pictures with the shortcut.
 """
 
 import time
@@ -56,19 +56,19 @@ from lra_tasks.training.metrics import environment
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 0
-BRIGHT = 100  # brighter is a stroke or a disc, darker is a rim
+BRIGHT = 100  # a brighter pixel is part of a stroke or a disc, a darker one of a rim
 LOOKED_AT = 500
-RULED = 5_000  # pictures the rules are fitted on, and as many to score them on
+RULED = 5_000  # pictures on which the rules are fitted, and as many on which they are scored
 PUBLISHED = {32: 65.6, 128: 87.1}
 ARENA = {
-    32: {"black": 65.8, "grey": 20.3, "parts": 15.7, "apart": 13.2, "distance": 54.0, "directions": 63.7},
-    64: {"black": 73.3, "grey": 13.7, "parts": 33.1, "apart": 30.9, "distance": 48.8, "directions": 81.7},
-    128: {"black": 86.3, "grey": 7.9, "parts": 58.0, "apart": 74.9, "distance": 54.9, "directions": 81.4},
-    256: {"black": 96.1, "grey": 2.9, "parts": 55.8, "apart": 117.3},
+    32: {"black": 65.8, "gray": 20.3, "parts": 15.7, "apart": 13.2, "distance": 54.0, "directions": 63.7},
+    64: {"black": 73.3, "gray": 13.7, "parts": 33.1, "apart": 30.9, "distance": 48.8, "directions": 81.7},
+    128: {"black": 86.3, "gray": 7.9, "parts": 58.0, "apart": 74.9, "distance": 54.9, "directions": 81.4},
+    256: {"black": 96.1, "gray": 2.9, "parts": 55.8, "apart": 117.3},
 }
-WHAT = {
+LABELS = {
     "black": "black, %",
-    "grey": "mean grey value",
+    "gray": "mean gray value",
     "parts": "bright parts",
     "apart": "discs apart",
     "distance": "rule: distance, %",
@@ -78,12 +78,12 @@ WHAT = {
 
 
 def looks(pictures: np.ndarray) -> dict[str, float]:
-    """Measures pictures (B, size, size): the first four lines of `WHAT`."""
+    """Measures pictures (B, size, size): the first four lines of `LABELS`."""
     discs = find_discs(pictures)
     areas: list[Any] = [ndimage.label(picture > BRIGHT, np.ones((3, 3))) for picture in pictures]
     return {
         "black": 100 * float((pictures == 0).mean()),
-        "grey": float(pictures.mean()),
+        "gray": float(pictures.mean()),
         "parts": float(np.mean([number for _, number in areas])),
         "apart": float(np.hypot(*(discs[:, 0] - discs[:, 1]).T).mean()),
     }
@@ -117,7 +117,7 @@ def score(features: np.ndarray, labels: np.ndarray, ranges: int) -> float:
 
 
 def rules(size: int) -> dict[str, float]:
-    """Measures the rules, the last three lines of `WHAT`."""
+    """Measures the rules, the last three lines of `LABELS`."""
     scenes = [scene(size, 14, SEED, index) for index in range(2 * RULED)]
     features = np.array([leaving(shown) for shown in scenes])
     labels = np.array([shown.label for shown in scenes])
@@ -173,7 +173,7 @@ def main(*, record: bool = False) -> None:
     """Measures the pictures and prints the results beside the arena's.
 
     Args:
-        record: Keep the result in experiments/results.
+        record: Record the result in experiments/results.
     """
     images(32, 14, SEED, 0, 1)  # compiles
     ours: dict[int, dict[str, float]] = {}
@@ -184,11 +184,13 @@ def main(*, record: bool = False) -> None:
 
     print("Contour length 14; arena | ours:")
     rows = []
-    for key, what in WHAT.items():
+    for key, label in LABELS.items():
         cells = ((ARENA[size].get(key), ours[size].get(key)) for size in SIZES)
-        rows.append((what, *(" | ".join("–" if x is None else f"{x:.1f}" for x in cell) for cell in cells)))
+        rows.append((label, *(" | ".join("–" if x is None else f"{x:.1f}" for x in cell) for cell in cells)))
     print_table(("", *(f"{size} pixels" for size in SIZES)), rows, numbers=True)
-    print(f"\nPublished share of black, %: {PUBLISHED}\n\nPictures a second on one core, by contour length:")
+    print(
+        f"\nPublished share of black, %: {PUBLISHED}\n\nPictures per second on one core, by contour length:"
+    )
     rows = [
         (f"{size} pixels", *(f"{speeds[f'{size}-{length}']:,.0f}" for length in CONTOUR_LENGTHS))
         for size in SIZES

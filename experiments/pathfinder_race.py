@@ -1,6 +1,6 @@
 """HRR attention against softmax attention and no mixing, on Pathfinder's 32 × 32 pixels.
 
-Question. Does any mixer begin to follow a line within minutes, and how much does a step cost?
+Question. Does any mixer learn to follow a line within minutes, and how much does a step cost?
 
     python -m experiments.pathfinder_race quick --record   two CPU cores, minutes
     python -m experiments.pathfinder_race small --record   on one GPU, three seeds

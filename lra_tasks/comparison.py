@@ -1,4 +1,4 @@
-"""A comparison: the same data, seeds and budget for every mixer, one run each, one report."""
+"""Comparison of mixers on the same data, with the same seeds and budget, and one report."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,35 +31,36 @@ def compare(
     tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Trains every mixer with every seed, and reports on them.
+    """Trains every mixer with every seed, and writes a report.
 
-    Runs are stored in `run_dir/<mixer>-seed<seed>`. Finished runs are taken as they are and interrupted ones
-    are resumed, so that the same call after a kill ends in the same table. The dataset is prepared first if
-    it is not there.
+    Runs are stored in `run_dir/<mixer>-seed<seed>`. Finished runs are reused and interrupted ones resume, so
+    that the same call after a kill produces the same table. A missing dataset is prepared first.
 
     Args:
       task: Name of the task, or `package.module:TASK`.
       mixers: Names of mixers with their options, or `package.module:Class`, in the order of the table:
         ["hrr", "hrr:rescale=True", "none"].
       settings: Settings that all runs share; see `lra_tasks.preset`.
-      run_dir: Folder of the comparison; made if need be.
-      seeds: Seeds, each of which is one run per mixer.
+      run_dir: Folder of the comparison; created if it is missing.
+      seeds: Seeds of the runs; every mixer is trained once per seed.
       data_dir: Folder of all datasets, as in `lra_tasks.prepare`.
-      mesh: As in `lra_tasks.train`.
-      tensorboard: As in `lra_tasks.train`, for every run.
+      mesh: Devices per axis, as in `lra_tasks.train`.
+      tensorboard: Whether to write curves for every run, as in `lra_tasks.train`.
       progress: Display of the progress; None for silence.
 
     Returns:
-      The report, whose files are written to `run_dir`; see `lra_tasks.report`.
+      Report of the comparison; its files are in `run_dir`, see `lra_tasks.report`.
 
     Raises:
-      UsageError, Interrupted: As `lra_tasks.train`.
+      UsageError: If there is no mixer or seed, if several processes are joined, and as `lra_tasks.train`.
+      Interrupted: As `lra_tasks.train`.
     """
     progress = progress or Silent()
     run_dir = Path(run_dir)
     if processes.count() > 1:
         raise UsageError(
-            "A comparison is for one process; several train its runs one by one, for `lra report`."
+            "A comparison is for one process. With several processes, train its runs one by one, and call"
+            " `lra report`."
         )
     if not mixers or not seeds:
         raise UsageError("A comparison needs at least one mixer and one seed.")
@@ -71,7 +72,7 @@ def compare(
         for seed in dict.fromkeys(seeds)
     ]
 
-    # Faults of the last mixer show before the first one trains.
+    # All mixers are checked before the first one trains.
     found = completed_task(task, settings.variant, data_dir)
     title = found.title(settings.variant)
     progress.show(f"{title}: checking the mixers")

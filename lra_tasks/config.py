@@ -1,6 +1,6 @@
-"""The settings of a run, as frozen dataclasses.
+"""Settings of a run, as frozen dataclasses.
 
-This module needs the standard library only, so that `lra --help` answers at once.
+This module imports the standard library only, so that `lra --help` answers at once.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lra_tasks.errors import UsageError
 
-NAME_LENGTH = 120  # of a run's folder, the rest of which a digest stands for
+NAME_LENGTH = 120  # characters of a folder's name; a digest replaces the rest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class ModelConfig:
 
     Attributes:
       width: Size D of embeddings and residual stream.
-      num_heads: Number N of heads of the mixer; a divisor of `qkv_features`.
+      num_heads: Number N of heads of the mixer, a divisor of `qkv_features`.
       qkv_features: Size of queries, keys and values over all heads; None means `width`.
       num_layers: Number of blocks.
       mlp_features: Size of the hidden layer of each MLP, and of the classifier's.
-      positions: A learned table, or sines and cosines of fixed frequencies.
-      pooling: "mean" over the real tokens; the state of the "first" token; or the state of a token "cls"
-        that is put before the sequence. A mixer that never moves values between tokens (hrr, none) learns
+      positions: Kind of position embedding: a learned table, or sines and cosines of fixed frequencies.
+      pooling: Kind of pooling: "mean" over the real tokens, the state of the "first" token, or the state of a
+        token "cls" before the sequence. A mixer that never moves values between tokens (hrr, none) learns
         nothing with "cls".
-      dropout_rate: Rate after the embedding, after each branch, and inside the mixer.
+      dropout_rate: Dropout rate after the embedding, after each branch, and inside the mixer.
       dtype: Dtype of the computation; parameters, normalization statistics and logits are float32.
     """
 
@@ -50,15 +50,15 @@ class OptimizerConfig:
     """Adam with decoupled weight decay, under a schedule.
 
     Attributes:
-      learning_rate: Highest rate; for "rsqrt" the factor before the schedule.
+      learning_rate: Highest learning rate; for "rsqrt", the factor before the schedule.
       schedule: Schedule after a linear warm-up: "constant"; "cosine", which would reach 0 one step after the
-        last; "rsqrt", the arena's rate · min(1, s / warmup) / sqrt(max(s, warmup)); "exponential", times
-        `decay_rate` every `decay_steps` steps, at least `final_learning_rate`.
-      warmup_steps: Steps of the warm-up.
+        last; "rsqrt", the arena's rate · min(1, s / warmup) / sqrt(max(s, warmup)); or "exponential", which
+        multiplies by `decay_rate` every `decay_steps` steps, down to `final_learning_rate`.
+      warmup_steps: Number of steps of the warm-up.
       decay_rate: Factor of "exponential".
-      decay_steps: Steps between two factors of "exponential".
+      decay_steps: Number of steps between two decays of "exponential".
       final_learning_rate: Lowest rate of "exponential".
-      weight_decay: Rate of decoupled decay, on all parameters of more than one axis.
+      weight_decay: Rate of decoupled weight decay, on all parameters with more than one axis.
       b2: Adam's decay of the second moment.
       clip_norm: Largest global norm of the gradient; None for no limit.
     """
@@ -76,23 +76,23 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that the mixers of a comparison share.
+    """Settings that the mixers of a comparison share.
 
     Attributes:
-      variant: Which dataset of the task, "smoke" for example.
-      protocol: "held-out" chooses the step on the validation split and uses the test split once. "paper"
-        trains on the validation split too, and chooses the step on the test split: the habit of the arena
-        and its followers, for tasks whose validation split is cut from the training split.
-      length: Tokens T that an input is padded or cut to, and the model's number of positions.
-      model: The encoder.
-      optimizer: The optimizer and its schedule.
+      variant: Dataset of the task, for example "smoke".
+      protocol: Use of the splits. "held-out" chooses the step on the validation split and uses the test split
+        once. "paper" trains on the validation split too, and chooses the step on the test split, as the arena
+        and its followers do; only for tasks with a validation split cut from the training split.
+      length: Number T of tokens per input, which is padded or cut, and the model's number of positions.
+      model: Configuration of the encoder.
+      optimizer: Configuration of the optimizer and its schedule.
       label_smoothing: Share of the target that is spread evenly over the classes.
-      batch_size: Examples per step, over all devices.
-      num_steps: Training steps.
-      eval_every: Steps between validations; the last step is always validated.
-      eval_examples: Validation examples used each time; None means all.
-      save_every: Steps between checkpoints, which is the most that a killed run loses.
-      log_every: Steps between rows in metrics.jsonl.
+      batch_size: Number of examples per step, over all devices.
+      num_steps: Number of training steps.
+      eval_every: Number of steps between validations; the last step is always validated.
+      eval_examples: Number of validation examples used each time; None means all.
+      save_every: Number of steps between checkpoints, the most that a killed run loses.
+      log_every: Number of steps between rows in metrics.jsonl.
     """
 
     variant: str = "default"
@@ -144,10 +144,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run: the settings that it shares with its comparison, and its task, mixer and seed.
+    """Configuration of one run: shared settings, task, mixer and seed.
 
     Attributes:
-      settings: The shared settings.
+      settings: Settings that the runs of a comparison share.
       task: Name of the task, or `package.module:TASK`.
       mixer: Name of the mixer, or `package.module:Class`. Options may follow the name, as on the command
         line: "hrr:rescale=True" is the mixer "hrr" with the options {"rescale": True}.
@@ -155,7 +155,7 @@ class Config:
       seed: Seed of the parameters, the order of the examples and the dropout.
 
     Raises:
-      UsageError: For a seed out of range, or options that cannot be read.
+      UsageError: If the seed is out of range, or the options cannot be read.
 
     >>> config = Config(settings=Settings(), task="listops", mixer="hrr:temperature=0.5,rescale=True")
     >>> config.mixer, config.mixer_options
@@ -187,30 +187,30 @@ class Config:
 
     @property
     def mixer_name(self) -> str:
-        """The mixer with its options, as tables and the command line have it."""
+        """The mixer with its options, as tables and the command line show it."""
         options = ",".join(f"{name}={value!r}" for name, value in self.mixer_options.items())
         return f"{self.mixer}:{options}" if options else self.mixer
 
     @property
     def name(self) -> str:
-        """The run's name within a comparison, fit for a folder: `hrr-seed0`."""
+        """The name of the run's folder within a comparison: `hrr-seed0`."""
         return f"{folder_name(self.mixer_name)}-seed{self.seed}"
 
 
 def parse_mixer(text: str) -> tuple[str, dict[str, Any]]:
-    """Returns the name and the options of a mixer as the command line has it.
+    """Parses the name and the options of a mixer as they are written on the command line.
 
-    Options are `name=value` between commas, with Python's numbers, strings, True, False and None as values;
+    Options are `name=value`, separated by commas. Values are Python's numbers, strings, True, False and None;
     a bare word is a string.
 
     Raises:
-      UsageError: For text of another form.
+      UsageError: If the text has another form.
 
     >>> parse_mixer("my_mixers:Mine:state=64,kind=wide")
     ('my_mixers:Mine', {'state': 64, 'kind': 'wide'})
     """
     found = re.fullmatch(r"(?P<name>[\w.-]+(?::\w+)?)(?::(?P<options>.+))?", text, re.DOTALL)
-    expected = "NAME, package.module:Class, or one of these with :OPTION=VALUE,... behind it"
+    expected = "NAME or package.module:Class, optionally followed by :OPTION=VALUE,..."
     if found is None:
         raise UsageError(f"A mixer must be {expected}; got '{text}'.", argument="mixer")
     if not found["options"]:
@@ -222,7 +222,7 @@ def parse_mixer(text: str) -> tuple[str, dict[str, Any]]:
         options = {str(word.arg): _literal(word.value) for word in call.keywords}
     except (SyntaxError, ValueError) as error:
         raise UsageError(
-            f"The options of a mixer must be name=value between commas; got '{text}'.", argument="mixer"
+            f"The options of a mixer must be name=value, separated by commas; got '{text}'.", argument="mixer"
         ) from error
     return found["name"], options
 
@@ -232,7 +232,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def folder_name(text: str) -> str:
-    """Returns a name for a folder, without the characters that file systems and shells treat specially.
+    """Returns a folder name without characters that are special to file systems or shells.
 
     >>> folder_name("my.mixers:Mean:kind='a/b'")
     'my.mixers.Mean.kind=a_b'
@@ -254,7 +254,7 @@ def from_json(text: str) -> Config:
     """Returns the configuration that `to_json` wrote.
 
     Raises:
-      UsageError: If a field is missing, unknown or holds a wrong value.
+      UsageError: If a field is missing, unknown or has an invalid value.
     """
     try:
         fields: dict[str, Any] = json.loads(text)
@@ -264,11 +264,11 @@ def from_json(text: str) -> Config:
         fields["settings"] = Settings(**settings)
         return Config(**fields)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UsageError(f"This version did not write such a configuration: {error!r}.") from error
+        raise UsageError(f"This version does not write such a configuration: {error!r}.") from error
 
 
 def flat(settings: Settings | Config) -> dict[str, Any]:
-    """Returns all fields by name, those of the model and the optimizer as `model.width`."""
+    """Returns all fields by name; fields of the model and the optimizer are named like `model.width`."""
     fields = dataclasses.asdict(settings)
     if isinstance(settings, Config):
         fields = fields.pop("settings") | fields | {"mixer": settings.mixer_name}
@@ -281,20 +281,20 @@ def flat(settings: Settings | Config) -> dict[str, Any]:
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
-    """Returns one line for each field in which two configurations differ, such as `model.width: 64, 128`."""
+    """Returns one line per field in which two configurations differ, such as `model.width: 64, 128`."""
     first, second = flat(ours), flat(theirs)
     return [f"{name}: {first[name]!r}, {second[name]!r}" for name in first if first[name] != second[name]]
 
 
 def read_config(path: Path) -> Config:
-    """Returns the configuration in a file, or of the run in a folder.
+    """Reads the configuration in a file, or of the run in a folder.
 
     Raises:
-      UsageError: If there is none.
+      UsageError: If there is no configuration, or it cannot be read.
     """
     file = path / "config.json" if path.is_dir() or path.suffix != ".json" else path
     if not file.is_file():
-        raise UsageError(f"There is no run in {path}: {file} does not exist. `lra train` makes runs.")
+        raise UsageError(f"There is no run in {path}: {file} does not exist. Create a run by `lra train`.")
     try:
         return from_json(file.read_text())
     except UsageError as error:

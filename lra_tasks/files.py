@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and locks on them."""
+"""Atomic writes, which leave the old file or the new one, and file locks."""
 
 import contextlib
 import fcntl
@@ -15,17 +15,17 @@ from lra_tasks.errors import UsageError
 
 @contextlib.contextmanager
 def locked(path: Path, message: str) -> Iterator[None]:
-    """Holds a lock that the kernel frees when this process ends in whatever way.
+    """Holds a lock, which the kernel releases however this process ends.
 
     Args:
-      path: the lock's file, made if need be; it holds the number of the process.
-      message: of the error; "PID" in it becomes the holder's number.
+      path: Lock file, created if it is missing; it contains the id of the process that holds the lock.
+      message: Message of the error; "PID" in it is replaced by that id.
 
     Raises:
-      UsageError: if another process holds the lock.
+      UsageError: If another process holds the lock.
     """
     with path.open("a+") as file:
-        for wait in (0.05, 0.05, None):  # who looks whether it is held, as `lra runs`, holds it for a moment
+        for wait in (0.05, 0.05, None):  # a check whether it is held (`lra runs`) holds it for a moment
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -42,21 +42,21 @@ def locked(path: Path, message: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the system says against writing `path`, a full disk for example, into a `UsageError`."""
+    """Converts an `OSError` on writing `path`, for example on a full disk, into a `UsageError`."""
     try:
         yield
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}. Make room or mend the folder, and run the"
-            " same command again."
+            f"{path} cannot be written: {error.strerror or error}. Free disk space or fix the folder, and"
+            " repeat the command."
         ) from error
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a text file beside its place and renames it: a kill leaves the old one or the new one.
+    """Writes a text file under a temporary name and renames it: a kill leaves the old file or the new one.
 
     Raises:
-      UsageError: if the file cannot be written; the old one is as it was.
+      UsageError: If the file cannot be written; the old file is unchanged.
     """
     beside = path.with_name(path.name + ".new")
     with writing(path):
@@ -65,10 +65,11 @@ def replace(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON in the same way."""
+    """Writes indented JSON in the same way as `replace`."""
     replace(path, json.dumps(content, indent=2) + "\n")
 
 
 def describe(path: Path) -> dict[str, Any]:
+    """Returns size and SHA-256 of a file."""
     with open(path, "rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,6 +1,6 @@
-"""The presets: settings of every task, from seconds on a CPU to the sizes of the arena and of the paper.
+"""Presets: settings of every task, from seconds on a CPU to the sizes of the arena and of the paper.
 
-This module needs the standard library only, so that `lra --help` answers at once.
+This module imports the standard library only, so that `lra --help` answers at once.
 """
 
 from lra_tasks.config import Settings, flat, folder_name
@@ -8,7 +8,7 @@ from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.tasks import get_task, recipes
 
 PRESETS = {
-    "smoke": "seconds on a CPU: shows that everything runs, learns nothing",
+    "smoke": "seconds on a CPU: checks that everything runs, learns nothing",
     "quick": "minutes on two CPU cores: small widths, few steps; Text and Retrieval at 1,000 tokens",
     "small": "minutes on one GPU",
     "arena": "the sizes and schedule of the arena's base Transformer, with mean pooling",
@@ -17,13 +17,13 @@ PRESETS = {
 
 
 def preset(task: str, name: str) -> Settings:
-    """Returns the settings of a task's preset; a task without presets has those of `recipes.generic`.
+    """Returns the settings of a task's preset; a task without presets uses those of `recipes.generic`.
 
     >>> preset("listops", "quick").length
     2000
 
     Raises:
-      UsageError: For an unknown task or preset, with the nearest right name.
+      UsageError: If the task or the preset is unknown. The message suggests the nearest name.
     """
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
@@ -36,7 +36,7 @@ def preset(task: str, name: str) -> Settings:
 def preset_of(task: str, settings: Settings) -> str | None:
     """Returns the name of the task's preset with exactly these settings, or None.
 
-    A task of the user's own that cannot be imported from here has no presets.
+    A user's task that cannot be imported here has no presets.
 
     >>> preset_of("listops", preset("listops", "arena"))
     'arena'
@@ -49,9 +49,9 @@ def preset_of(task: str, settings: Settings) -> str | None:
 
 
 def comparison_name(task: str, name: str, settings: Settings) -> str:
-    """Returns a folder's name for runs with a preset's settings, and the settings that differ from it.
+    """Returns a folder's name: the task, the preset, and the settings that differ from the preset.
 
-    Runs with other settings get another folder, so that `lra_tasks.report` finds comparable runs in one.
+    Runs with other settings get another folder, so that `lra_tasks.report` finds comparable runs in each.
 
     >>> comparison_name("listops", "quick", preset("listops", "quick"))
     'listops-quick'

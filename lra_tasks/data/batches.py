@@ -1,4 +1,4 @@
-"""Batches: examples padded and stacked, for training in shuffled order and for evaluation in order."""
+"""Batches of padded examples, in shuffled order for training and in order for evaluation."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ ALL = slice(None)
 
 
 def read_many(source: Examples, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns the examples with these indices, at once where the source can do that."""
+    """Returns the examples with these indices, in one read where the source supports it."""
     at_once = getattr(source, "__getitems__", None)
     return at_once(indices) if at_once else [source[i] for i in indices]
 
@@ -41,7 +41,7 @@ def _collate(examples: Sequence[dict[str, Any]], length: int) -> Batch:
 def _check_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
-            raise UsageError(f"{name} is {size}; it has to be at least 1.")
+            raise UsageError(f"{name} must be at least 1; got {size}.")
 
 
 def training_batches(
@@ -54,31 +54,30 @@ def training_batches(
     num_threads: int = 2,
     prefetch: int = 8,
 ) -> "grain.DatasetIterator[Batch]":
-    """Returns batches for ever: every epoch in an order of its own, read ahead by threads.
+    """Returns an endless iterator over batches; every epoch has its own order, and threads read ahead.
 
-    Batch k is a pure function of the source, the arguments and k. A batch may hold the end of one epoch and
-    the beginning of the next, so every example comes once in every `len(source)` examples.
+    Batch k is a pure function of the source, the arguments and k. A batch may contain the end of one epoch
+    and the beginning of the next, so every run of `len(source)` examples contains each example once.
 
-    The iterator's state is one integer: `get_state()` is {"next_index": k}, and after `set_state` of it, in
-    this process or another, batches k, k + 1, … follow exactly as if there had been no break.
+    The iterator's state is one integer: `get_state()` is {"next_index": k}. After `set_state` with it, in any
+    process, batches k, k + 1, … follow exactly as without the interruption.
 
     Args:
-      source: A `Source`, or a list of such dicts.
-      length: T; longer inputs lose their end, shorter ones are padded with 0.
-      batch_size: B.
-      seed: Of the order, 0 .. 2³² - 1.
-      rows: The rows of each batch to read, R of them, for a process that shares the batches with others.
-      num_threads: Threads that make batches.
-      prefetch: Batches made ahead.
+      source: `Source`, or a list of dicts like its examples.
+      length: Length T of the rows; longer inputs are cut at the end, shorter ones are padded with 0.
+      batch_size: Number B of examples per batch.
+      seed: Seed of the order, 0 .. 2³² - 1.
+      rows: Rows of each batch to read, R of them, for a process that shares the batches with others.
+      num_threads: Number of threads that make batches.
+      prefetch: Number of batches to make ahead.
 
     Returns:
-      Iterator of {"tokens": int32 (R, T), "mask": bool (R, T), True at a real token, from the input's
-      length and not from its ids, "label": int32 (R,), "index": int64 (B,), the places in `source` of all
-      examples of the batch}; R is B unless `rows` are given. Where examples are pairs, tokens and mask are
-      (R, 2, T).
+      Iterator over dicts: "tokens", int32 (R, T); "mask", bool (R, T), True for real tokens, from the input's
+      length and not from its ids; "label", int32 (R,); and "index", int64 (B,), the positions in `source` of
+      all examples of the batch. R is B unless `rows` is given. For pairs, tokens and mask are (R, 2, T).
 
     Raises:
-      UsageError: A size is below 1, the source is empty, or the seed is out of range.
+      UsageError: If a size is below 1, the source is empty, or the seed is out of range.
     """
     import grain
 
@@ -86,7 +85,7 @@ def training_batches(
     if not len(source):
         raise UsageError("There is no example to train on.")
     if not 0 <= seed < 2**32:
-        raise UsageError(f"The seed is {seed}; it has to be 0 to {2**32 - 1}.")
+        raise UsageError(f"seed must be between 0 and {2**32 - 1}; got {seed}.")
     # Batches of indices are cheap to shuffle and to skip; only the last step reads examples.
     return iter(
         grain.MapDataset.range(len(source))
@@ -109,22 +108,22 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yields every example once, in order, in batches of one size.
 
-    The last batch is filled up with repetitions of its first example (so no row is empty, and none can make
-    a mean over nothing), with weight 0 and index -1.
+    The last batch is filled with copies of its first example, with weight 0 and index -1, so that no row is
+    empty (a mean over no token is undefined).
 
     Args:
-      source: A `Source`, or a list of such dicts.
-      length: T, as in `training_batches`.
-      batch_size: B.
-      limit: Takes only the first so many examples; None takes all.
-      rows: As in `training_batches`.
+      source: `Source`, or a list of dicts like its examples.
+      length: Length T of the rows, as in `training_batches`.
+      batch_size: Number B of examples per batch.
+      limit: Number of examples to take from the beginning; None takes all.
+      rows: Rows of each batch to read, as in `training_batches`.
 
     Returns:
-      Iterator of the dicts of `training_batches` with "weight" beside them: float32 (R,), 1 for an
-      example, 0 for filling. The weights' sum, over all rows, is the number of examples.
+      Iterator over the dicts of `training_batches` with one more entry: "weight", float32 (R,), 1 for an
+      example and 0 for a copy. The sum of the weights over all rows is the number of examples.
 
     Raises:
-      UsageError: A size is below 1.
+      UsageError: If a size is below 1.
     """
     _check_positive(length=length, batch_size=batch_size, limit=1 if limit is None else limit)
     stop = len(source) if limit is None else min(limit, len(source))

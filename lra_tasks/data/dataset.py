@@ -1,4 +1,4 @@
-"""A prepared dataset, opened once: its task, its manifest, and its splits to read at random."""
+"""Prepared datasets: the task, the manifest, and splits with random access."""
 
 import bisect
 import dataclasses
@@ -16,7 +16,7 @@ from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.task import SPLITS, Examples, Task
 from lra_tasks.tasks import get_task
 
-READ_AHEAD = 256  # examples that an iteration over a source reads at once
+READ_AHEAD = 256  # examples per read of an iteration over a source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Dataset:
     """A prepared dataset.
 
     Attributes:
-      task: Its task, with the number of classes that the data decide for `bytes`.
-      variant: Its variant of the task.
-      manifest: Content of its manifest: "dataset", "num_examples", "metadata", "contents", "versions",
+      task: Task of the dataset; for `bytes`, with the number of classes in the data.
+      variant: Variant of the task.
+      manifest: Content of the manifest: "dataset", "num_examples", "metadata", "contents", "versions",
         "files".
-      splits: Sources of its examples: "train", "validation" and "test".
+      splits: Sources of the examples: "train", "validation" and "test".
     """
 
     task: Task
@@ -38,7 +38,7 @@ class Dataset:
 
     @property
     def identity(self) -> str:
-        """A digest of all examples and labels in their order: equal for equal data."""
+        """The digest of all examples and labels in order: equal for equal data."""
         return identity(self.manifest)
 
     @property
@@ -47,10 +47,10 @@ class Dataset:
         return {"dataset": self.manifest["dataset"], "identity": self.identity, **self.manifest["metadata"]}
 
     def for_run(self, settings: Settings) -> dict[str, Examples]:
-        """Returns the examples that a run trains on, validates on and is tested on, by its protocol.
+        """Returns the examples for training, validation and testing under the run's protocol.
 
         Raises:
-          UsageError: If the protocol is not for this task, or the length would cut or pad pictures.
+          UsageError: If the protocol does not apply to this task, or the length would cut or pad pictures.
         """
         self.check_length(settings.length)
         if settings.protocol == "held-out":
@@ -65,10 +65,10 @@ class Dataset:
         return {"train": joined, "validation": self.splits["test"], "test": self.splits["test"]}
 
     def check_length(self, length: int) -> None:
-        """Refuses a length at which pictures would be cut or padded: rows would no longer be aligned.
+        """Refuses a length that would cut or pad pictures, since rows of pixels would no longer align.
 
         Raises:
-          UsageError: If the task's tokens are pixels, and the pictures have another number of them.
+          UsageError: If the tokens are pixels and the length is not the number of pixels of a picture.
         """
         if self.task.is_image:
             pixels = self.manifest["contents"]["splits"]["train"]["lengths"][1]
@@ -91,14 +91,14 @@ def open_dataset(
 
     Args:
       task: Task or its name.
-      variant: As in `prepare`.
-      data_dir: As in `prepare`.
-      verify: Whether to compare the SHA-256 of every file with the manifest's; without it, only names and
-        sizes are compared.
+      variant: Variant of the task, as in `prepare`.
+      data_dir: Folder of all datasets, as in `prepare`.
+      verify: Whether to compare the SHA-256 of every file with the manifest; otherwise only names and sizes
+        are compared.
 
     Raises:
-      UsageError: If the variant is unknown, or the dataset is not prepared, not whole, or a file of it is
-        missing, cut or altered. The message names folder and file and the command that mends it.
+      UsageError: If the variant is unknown, or the dataset is not prepared or incomplete, or one of its files
+        is missing, cut or altered. The message names folder, file and the command that repairs it.
     """
     task = get_task(task) if isinstance(task, str) else task
     variant = task.variant if variant is None else variant
@@ -126,16 +126,16 @@ def load(
     Args:
       task: Task or its name.
       split: "train", "validation" or "test".
-      data_dir: As in `prepare`.
-      variant: As in `prepare`.
-      verify: As in `lra_tasks.data.dataset.open_dataset`.
-      in_memory: Whether to read the whole split now, so that batches come several times as fast afterwards.
+      data_dir: Folder of all datasets, as in `prepare`.
+      variant: Variant of the task, as in `prepare`.
+      verify: Whether to compare the SHA-256 of every file, as in `lra_tasks.data.dataset.open_dataset`.
+      in_memory: Whether to read the whole split now; batches are then several times as fast.
 
     Returns:
-      The examples in the order in which they were prepared.
+      Source of the examples, in the order of preparation.
 
     Raises:
-      UsageError: If the split is unknown; and as `open_dataset`.
+      UsageError: If the split is unknown, and as `open_dataset`.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -144,10 +144,10 @@ def load(
 
 
 def completed_task(task: Task | str, variant: str, data_dir: str | os.PathLike[str] | None = None) -> Task:
-    """Returns a task with all fields that its prepared data decide: the number of classes of `bytes`.
+    """Returns a task with its number of classes, which for `bytes` comes from the prepared data.
 
     Raises:
-      UsageError: If the task is unknown, or its data decide and are not prepared.
+      UsageError: If the task is unknown, or the data are needed and not prepared.
     """
     task = get_task(task) if isinstance(task, str) else task
     if task.num_classes:
@@ -162,14 +162,15 @@ def _completed(task: Task, manifest: Mapping[str, Any]) -> Task:
 
 
 class Source:
-    """One split of a prepared dataset, read at random from its files; threads may share it.
+    """One split of a prepared dataset, with random access to its files; threads may share it.
 
-    Example i is {"tokens": token ids, uint8 or uint16 (T_i,), or a pair of such, "label": int, "index": i}.
-    `__getitems__` and iteration read many at a time, some 40 µs each; one alone takes three times as long.
+    Example i is {"tokens": token ids, uint8 or uint16 (T_i,), or a pair of such arrays, "label": int,
+    "index": i}. `__getitems__` and iteration read many examples at a time, in some 40 µs each; a single read
+    takes three times as long.
 
     Attributes:
-      task: The task.
-      split: One of `SPLITS`.
+      task: Task of the dataset.
+      split: Name of the split, one of `SPLITS`.
       manifest: Content of the dataset's manifest, as in `Dataset`.
     """
 
@@ -184,10 +185,13 @@ class Source:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns the examples with these indices, in their order."""
+        """Returns the examples with these indices, in the same order."""
         for index in indices:
             if not 0 <= index < len(self):
-                raise IndexError(f"{self.task.name} {self.split} has {len(self)} examples, no number {index}")
+                raise IndexError(
+                    f"index must be between 0 and {len(self) - 1}, in {self.task.name} {self.split}; got"
+                    f" {index}."
+                )
         examples = read_many(self._examples, indices)
         return [
             {"tokens": self._tokens(example), "label": int(example["label"]), "index": index}
@@ -208,14 +212,14 @@ class Source:
             yield from self.__getitems__(range(start, min(start + READ_AHEAD, len(self))))
 
     def in_memory(self) -> "Source":
-        """Returns the same split, read whole."""
+        """Returns the same split, read into memory."""
         starts = range(0, len(self), READ_AHEAD)
         blocks = (read_many(self._examples, range(i, min(i + READ_AHEAD, len(self)))) for i in starts)
         return Source(self.task, self.split, self.manifest, list(itertools.chain.from_iterable(blocks)))
 
 
 class Joined:
-    """Several sources in a row, as one."""
+    """Concatenation of several sources."""
 
     def __init__(self, *sources: Examples) -> None:
         self._sources = sources

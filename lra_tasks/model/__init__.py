@@ -1,1 +1,1 @@
-"""The encoder and its mixers."""
+"""Model: the encoder and its mixers."""

@@ -14,9 +14,9 @@ from lra_tasks.model.mixers import MixerSpec, get_mixer
 
 
 def sinusoidal_positions(length: int, width: int) -> np.ndarray:
-    """Returns the table of Vaswani et al. 2017, (length, width) float32.
+    """Returns the position table of Vaswani et al. 2017, float32 (length, width).
 
-    Sines in the first half of the width and cosines in the second, at frequencies 10000^(-2i/width).
+    Sines fill the first half of the width and cosines the second, at frequencies 10000^(-2i/width).
     """
     frequencies = np.exp(-np.log(10000.0) * np.arange(0, width, 2) / width)
     angles = np.outer(np.arange(length), frequencies)
@@ -29,8 +29,8 @@ class Block(nnx.Module):
     Args:
       config: Sizes of the encoder.
       mixer: Name of the mixer, which may have options.
-      length: Longest sequence without the token of the pooling "cls".
-      rngs: Stream `params`.
+      length: Length of the longest sequence, without the token of the pooling "cls".
+      rngs: Streams of random keys; `params` is used.
     """
 
     def __init__(self, config: ModelConfig, mixer: str, length: int, *, rngs: nnx.Rngs) -> None:
@@ -74,7 +74,7 @@ class Block(nnx.Module):
             if got != x.shape:
                 raise UsageError(
                     f"The mixer '{self.mixer_name}' must return an array of the shape of its input,"
-                    f" {x.shape} (batch, length, width); it returned"
+                    f" {x.shape} (batch, length, width); got"
                     f" {got if got is not None else type(mixed).__name__}."
                 )
             x = x + drop(mixed)
@@ -84,17 +84,17 @@ class Block(nnx.Module):
 class Classifier(nnx.Module):
     """A sequence classifier: embedding + positions → blocks → pooling → norm → Dense-GELU-Dense.
 
-    Both sequences of a pair go through the same encoder and norm, to x₁ and x₂, and the Dense layers see
+    The same encoder and norm map both sequences of a pair to x₁ and x₂, and the Dense layers receive
     [x₁, x₂, x₁ · x₂, x₁ - x₂].
 
     Args:
       config: Sizes of the encoder.
       mixer: Name of the mixer, which may have options: "hrr:rescale=True".
-      length: Number of positions, the longest sequence.
-      vocab_size: Number of token ids, including the padding's 0.
+      length: Number of positions: the length of the longest sequence.
+      vocab_size: Number of token ids, including the id 0 of padding.
       num_classes: Number of logits.
-      num_inputs: Sequences per example, 1 or 2.
-      rngs: Stream `params`.
+      num_inputs: Number of sequences per example, 1 or 2.
+      rngs: Streams of random keys; `params` is used.
 
     Raises:
       UsageError: If the mixer is unknown or does not take its options.
@@ -116,7 +116,7 @@ class Classifier(nnx.Module):
         self.length = length
         self.dtype = dtype
         self.pooling = config.pooling
-        # The arena's scales: tokens of size 1, beside which sines show and learned positions start small.
+        # The arena's scales: tokens have the size of sinusoidal positions; learned positions start small.
         unit_normal, normal = nnx.initializers.normal(1.0), nnx.initializers.normal(0.02)
         self.embedding = nnx.Embed(vocab_size, width, embedding_init=unit_normal, dtype=dtype, rngs=rngs)
         self.learned_positions = config.positions == "learned"
@@ -139,21 +139,21 @@ class Classifier(nnx.Module):
         deterministic: bool,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B D"]:
-        """Returns one vector per sequence; padding changes nothing.
+        """Returns one vector per sequence, independent of padding.
 
         Args:
-          tokens: Ids in [0, vocab_size).
-          mask: True for real tokens.
-          deterministic: Whether to leave dropout out.
-          rngs: Stream `dropout`; needed unless deterministic.
+          tokens: Token ids in [0, vocab_size).
+          mask: Mask that is True for real tokens.
+          deterministic: Whether to disable dropout.
+          rngs: Streams of random keys; `dropout` is used unless `deterministic`.
 
         Raises:
-          UsageError: If T exceeds the number of positions, or the mixer returns a wrong shape.
+          UsageError: If T exceeds the number of positions, or the mixer returns an array of the wrong shape.
         """
         if tokens.shape[1] > self.length:
             raise UsageError(
                 f"tokens must have at most {self.length} positions, the model's; got {tokens.shape[1]}. Train"
-                " with a length that covers the longest sequence, or evaluate at the run's own."
+                " with a length that covers the longest sequence, or evaluate at the length of the run."
             )
         x = self.embedding(tokens)
         if self.learned_positions:
@@ -169,8 +169,7 @@ class Classifier(nnx.Module):
         for block in self.blocks:
             x = block(x, mask, deterministic=deterministic, rngs=rngs)
         if self.pooling != "mean":
-            # Not x[:, 0]: the gradient of a slice is a padding, for which XLA on CPU computes some work
-            # twice.
+            # Not x[:, 0]: the gradient of a slice is a pad, for which XLA on CPU repeats some work.
             first = jnp.arange(x.shape[1])[:, None] == 0
             return jnp.sum(jnp.where(first, x.astype(jnp.float32), 0.0), axis=1)
         weights = mask.astype(jnp.float32) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
@@ -186,7 +185,7 @@ class Classifier(nnx.Module):
     ) -> Float[Array, "B C"]:
         """Returns float32 logits (B, num_classes).
 
-        Arguments and errors as in `encode`; where examples are pairs, tokens and mask are (B, 2, T).
+        Arguments and errors are those of `encode`; for pairs, tokens and mask are (B, 2, T).
         """
         if self.num_inputs == 2:
             rows, _, length = tokens.shape

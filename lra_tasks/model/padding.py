@@ -1,4 +1,4 @@
-"""A measurement: whether the content of padding changes a mixer's results."""
+"""A test of mixers: does the content of padding change their results?"""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ TOLERANCE = 0.01  # of the largest number that a mixer returns
 
 
 def reads_padding(config: Config) -> bool:
-    """Whether the content of padding changes what a mixer returns for real tokens, which it should not.
+    """Whether the content of padding changes a mixer's results for real tokens; it should not.
 
-    Measured on a block before any training. Random numbers are added to its initial parameters, since some
-    of them may be zeros. The input is one random sequence whose second half is padding: once with random
-    numbers there, once with one and the same large vector everywhere.
+    The test runs one untrained block. It adds random numbers to the initial parameters, since some of them
+    may be zeros. The input is a random sequence, and its second half is padding: first filled with random
+    numbers, then with one large vector in every place.
     """
     model = config.settings.model
     if config.mixer == "none":

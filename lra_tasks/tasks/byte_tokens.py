@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 
 FIRST_TOKEN = 1
-
-
 VOCAB_SIZE = 256 + FIRST_TOKEN
 
 
 def content(tokens: Iterable[int]) -> bytes:
-    """Returns the bytes of a review, padding left out.
+    """Returns the bytes of a text, without padding.
 
     Args:
       tokens: Token ids (T,) of any integer type, 0 .. 256.
@@ -18,7 +16,7 @@ def content(tokens: Iterable[int]) -> bytes:
 
 
 def render(tokens: Iterable[int]) -> str:
-    """Returns the review as text; bytes that are no UTF-8, as at a cut, become U+FFFD.
+    """Returns a text; bytes that are not valid UTF-8, as at a cut, become U+FFFD.
 
     Args:
       tokens: Token ids (T,) of any integer type, 0 .. 256.

@@ -1,7 +1,7 @@
-"""Accuracies printed in the literature, in percent: published by others, never measured here.
+"""Published accuracies from the literature, in percent; none is measured by this project.
 
-Sources: Tay et al. 2021 for the first eleven models, the papers of the others for theirs. None marks a
-result that was not published and, on Path-X, a model that did not learn the task.
+Sources: Tay et al. 2021 for the first eleven models, and the papers of the other models. None marks an
+unpublished result and, on Path-X, a model that did not learn the task.
 """
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")

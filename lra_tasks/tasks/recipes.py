@@ -1,10 +1,10 @@
-"""Recipes: functions that return the settings of a preset for tasks of other lengths and sizes."""
+"""Recipes: settings of the presets, as functions of a task's length and sizes."""
 
 from lra_tasks.config import ModelConfig, OptimizerConfig, Settings
 
 
 def smoke(variant: str, length: int) -> Settings:
-    """A tiny model and a few steps, which show that everything runs."""
+    """Returns settings with a tiny model and a few steps, which check that everything runs."""
     return Settings(
         variant=variant,
         length=length,
@@ -22,7 +22,7 @@ def smoke(variant: str, length: int) -> Settings:
 def quick(
     variant: str, length: int, *, batch_size: int = 16, num_steps: int = 300, eval_examples: int = 512
 ) -> Settings:
-    """One layer of width 64, for minutes on two CPU cores."""
+    """Returns settings with one layer of width 64, for minutes on two CPU cores."""
     return Settings(
         variant=variant,
         length=length,
@@ -38,7 +38,7 @@ def quick(
 
 
 def small(variant: str, length: int, batch_size: int = 32, num_steps: int = 5000) -> Settings:
-    """Two layers of width 128 in bfloat16, for minutes on one GPU."""
+    """Returns settings with two layers of width 128 in bfloat16, for minutes on one GPU."""
     return Settings(
         variant=variant,
         length=length,
@@ -52,7 +52,7 @@ def small(variant: str, length: int, batch_size: int = 32, num_steps: int = 5000
 def arena_documents(
     length: int, model: ModelConfig, warmup_steps: int, num_steps: int, variant: str = "default"
 ) -> Settings:
-    """The optimizer of the arena's base Transformer on texts."""
+    """Returns settings with the optimizer of the arena's base Transformer on texts."""
     return Settings(
         variant=variant,
         length=length,
@@ -75,7 +75,7 @@ def arena_images(
     epoch: int,
     clip_norm: float | None = None,
 ) -> Settings:
-    """The arena's schedule on images: 200 epochs of `epoch` steps, the first of them for the warm-up."""
+    """Returns settings with the arena's schedule on images: 200 epochs of `epoch` steps, one of warm-up."""
     return Settings(
         variant=variant,
         length=length,
@@ -98,9 +98,10 @@ def paper(
     decay_rate: float,
     weight_decay: float = 0.0,
 ) -> Settings:
-    """The authors' schedule: 20 epochs of `epoch` steps; the rate decays once per epoch.
+    """Returns settings with the authors' schedule: 20 epochs of `epoch` steps, one decay per epoch.
 
-    Their batches are a few examples on each of an unpublished number of devices: `batch_size` is ours.
+    The authors train on a few examples per device and do not publish the number of devices, so `batch_size`
+    is a choice of this project.
     """
     return Settings(
         variant=variant,
@@ -125,7 +126,7 @@ def paper(
 
 
 def generic(variant: str, length: int) -> dict[str, Settings]:
-    """Presets for a task that has none of its own: those of Text at another length."""
+    """Returns presets for a task without its own: those of Text at another length."""
     return {
         "smoke": smoke(variant, length),
         "quick": quick(variant, length),

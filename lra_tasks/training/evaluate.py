@@ -1,4 +1,4 @@
-"""Evaluation: of parameters on a split, and of the best parameters of a run, which can be restored."""
+"""Evaluation of parameters on a split, and the best parameters of a run, evaluated or restored."""
 
 import contextlib
 import dataclasses
@@ -39,7 +39,7 @@ def evaluate_params(
 ) -> tuple[float, float]:
     """Returns accuracy in percent and mean loss over the first `limit` examples (None: all).
 
-    `between` is called before every batch; an exception that it raises ends the evaluation.
+    `between` is called before every batch and may raise to stop the evaluation.
     """
     settings = config.settings
     length = settings.length if length is None else length
@@ -70,7 +70,7 @@ def evaluate(
 
     Args:
       run_dir: Folder of a run that has at least one validated checkpoint.
-      split: "train", "validation" or "test", as the run's protocol has them.
+      split: "train", "validation" or "test", as the run's protocol defines them.
       length: Tokens that an input is cut to; None means the run's own.
       data_dir: Folder of all datasets, as in `lra_tasks.prepare`.
       progress: Display of the progress; None for silence.
@@ -79,11 +79,13 @@ def evaluate(
       `accuracy` in percent, `loss`, `num_examples`, and the `step` of the parameters.
 
     Raises:
-      UsageError: If there is no run or no checkpoint, for other data than the run began on, for a length
-        beyond the model's positions, or in one of several processes.
+      UsageError: If there is no run or no checkpoint, if the data are not those of the run, if the length
+        exceeds the model's positions, or if several processes are joined.
     """
     if processes.count() > 1:
-        raise UsageError("An evaluation is for one process; several train a run, which one then evaluates.")
+        raise UsageError(
+            "An evaluation is for one process. Train the run on several processes, and evaluate it on one."
+        )
     run_dir = Path(run_dir)
     config = read_config(run_dir)
     dataset = open_dataset(config.task, config.settings.variant, data_dir)
@@ -105,13 +107,13 @@ def evaluate(
 def restore(run_dir: str | os.PathLike[str]) -> tuple[Classifier, Config, Task]:
     """Returns the model of a run with its best parameters, its configuration and its task.
 
-    The data of the run need not be at hand.
+    The data of the run are not needed.
 
     Args:
       run_dir: Folder of a run that has at least one validated checkpoint.
 
     Raises:
-      UsageError: If there is no run or no validated checkpoint, or it cannot be read.
+      UsageError: If there is no run or no validated checkpoint, or the checkpoint cannot be read.
     """
     run_dir = Path(run_dir)
     config = read_config(run_dir)
@@ -127,7 +129,7 @@ def restore(run_dir: str | os.PathLike[str]) -> tuple[Classifier, Config, Task]:
 
 
 def _best_params(run_dir: Path, trainer: Trainer) -> tuple[Any, int]:
-    """The parameters of the best validation, and their step."""
+    """Returns the parameters of the best validation, and their step."""
     state = trainer.init()
     with contextlib.closing(Checkpoints(run_dir / "checkpoints")) as checkpoints:
         restored = checkpoints.restore({"state": state, "best_params": state.params})

@@ -1,4 +1,4 @@
-"""One run, read from top to bottom: open, restore, step, log, validate, save, test once."""
+"""The training loop, in the order of events: open, restore, step, log, validate, save, test once."""
 
 import dataclasses
 import math
@@ -29,15 +29,15 @@ from lra_tasks.training.step import TrainState
 
 @dataclasses.dataclass
 class Counters:
-    """The part of a checkpoint that JSON holds: the place in the data, and the measurements so far.
+    """The part of a checkpoint stored as JSON: the position in the data, and the measurements so far.
 
     Attributes:
       position: State of the data iterator.
       best_step: Step of the best validation so far.
-      best_accuracy: Its accuracy in percent.
-      best_loss: Its loss.
+      best_accuracy: Accuracy of that validation, in percent.
+      best_loss: Loss of that validation.
       seconds: Time spent in training steps and validations, over all sessions of the run.
-      window: Sums since the last row of metrics.jsonl: loss, correct predictions, steps.
+      window: Sums of loss, correct predictions and steps since the last row of metrics.jsonl.
       step_seconds: Duration of every step since the last row.
     """
 
@@ -64,39 +64,40 @@ def train(
 ) -> dict[str, Any]:
     """Trains a model, or resumes an earlier call with the same arguments, and tests it.
 
-    The step with the best validation accuracy (the lower loss decides a tie) is tested once, at the end. The
-    folder of the run then holds `config.json`, `data.json`, `env.json`, `metrics.jsonl`, `summary.json` and
-    `checkpoints/`. A finished run is not repeated. A run that is killed at any moment loses the steps since
-    its last checkpoint and, resumed, ends with the same parameters (bit for bit on CPU).
+    The parameters with the best validation accuracy (the lower loss decides a tie) are tested once, at the
+    end. The folder of the run then contains `config.json`, `data.json`, `env.json`, `metrics.jsonl`,
+    `summary.json` and `checkpoints/`. A finished run is not repeated. A run that is killed at any moment
+    loses the steps since its last checkpoint. After it resumes, it reaches the same final parameters (bit for
+    bit on CPU).
 
-    After `jax.distributed.initialize` the processes train one model together: each of them makes the same
-    call and reads its share of every batch, the first writes the files and reports progress. All need the
-    same folder of the run. The batches do not depend on the number of processes or devices, nor do the
-    checkpoints: a run can resume on any number.
+    After `jax.distributed.initialize` the processes train one model together. Each process makes the same
+    call and reads its share of every batch; the first one writes the files and reports progress. All need the
+    same folder of the run. Batches and checkpoints do not depend on the number of processes or devices: a run
+    can resume on any number.
 
     Args:
-      config: The run.
-      run_dir: Folder of this run alone; made if need be.
-      dataset: Dataset that is open already; None opens it, and prepares it first if it is drawn (ListOps,
+      config: Configuration of the run.
+      run_dir: Folder of this run alone; created if it is missing.
+      dataset: Open dataset. None opens it, and first prepares a missing one if it is drawn (ListOps,
         Pathfinder).
       data_dir: Folder of all datasets, as in `lra_tasks.prepare`.
       mesh: Devices per axis, {"data": 2, "sequence": 2} or "data=2,sequence=2": `data` shares the examples of
         a batch, `sequence` the tokens of an example, for mixers that declare it. None shares examples only.
-      tensorboard: Whether to show the rows of `metrics.jsonl` as curves too, in the folder `tensorboard` of
-        the run. It is not part of the configuration; give it again to resume the curves.
+      tensorboard: Whether to write the rows of `metrics.jsonl` as curves too, in the folder `tensorboard` of
+        the run. It is not part of the configuration; pass it again to resume the curves.
       progress: Display of the progress; None for silence.
 
     Returns:
       The summary: accuracies in percent, counts, seconds, bytes; see `summary.json`.
 
     Raises:
-      UsageError: For a dataset that is not whole, a folder that holds a run of another configuration or on
-        other data, `tensorboard` without tensorboardX, a step that does not fit into memory, a batch or
-        sequence that the devices cannot share, a mixer that does not fit, a loss that is not finite, a full
-        disk. Over several processes, faults of the arguments, the data, the folder and the memory of a step
-        are raised on all of them if one finds them. Other faults of one process (it runs out of memory while
-        it compiles, it cannot read a checkpoint, its disk is full) are raised there, and JAX ends the others.
-      Interrupted: After Ctrl-C or SIGTERM, when the run has been saved.
+      UsageError: For an incomplete dataset, a folder with a run of another configuration or on other data,
+        `tensorboard` without tensorboardX, a step that does not fit into memory, a batch or sequence that the
+        devices cannot share, an unsuitable mixer, a loss that is not finite, or a full disk. With several
+        processes, all of them raise the faults of arguments, data, folder and memory that one of them finds.
+        Other faults of one process (it runs out of memory while it compiles, it cannot read a checkpoint, its
+        disk is full) are raised on that process, and JAX terminates the others.
+      Interrupted: After Ctrl-C or SIGTERM, once the run has been saved.
     """
     run_dir = Path(run_dir)
     progress = progress if progress is not None and processes.is_first() else Silent()
@@ -132,7 +133,7 @@ def train(
 
 
 def _restore(run: OpenRun) -> tuple[TrainState, Any, Counters]:
-    """Returns state, best parameters and counters of the last checkpoint, or those before the first step."""
+    """Returns state, best parameters and counters of the latest checkpoint, or the initial ones."""
     state, best_params = run.state, _copy(run.state.params)
     counters = Counters(position=dict(run.batches.get_state()))
     restored = run.checkpoints.restore({"state": state, "best_params": best_params})
@@ -149,9 +150,9 @@ def _restore(run: OpenRun) -> tuple[TrainState, Any, Counters]:
 def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Counters) -> Any:
     """Trains to the last step and returns the best parameters.
 
-    While the devices compute a step, the host loads the next batch and fetches the measurements of the step
-    before. A step that is logged, validated or saved is waited for, so that a loss that is not finite never
-    reaches a checkpoint.
+    While the devices compute a step, the host loads the next batch and fetches the measurements of the
+    previous step. The host waits for a step that it logs, validates or saves, so that a loss that is not
+    finite never reaches a checkpoint.
     """
     settings, step = run.config.settings, int(state.step)
     meter = _Meter(run, counters)
@@ -214,13 +215,13 @@ def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Co
 
 
 def _next_batch(run: OpenRun) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-    """The next batch, on the host and on the devices."""
+    """Returns the next batch, on the host and on the devices."""
     batch = next(run.batches)
     return batch, run.trainer.shard(batch)
 
 
 class _Meter:
-    """Fetches measurements of steps, in order, and sums them in the run's counters."""
+    """Fetches the measurements of steps, in order, and adds them to the run's counters."""
 
     def __init__(self, run: OpenRun, counters: Counters) -> None:
         self._run, self._counters = run, counters
@@ -230,11 +231,11 @@ class _Meter:
         self.note = ""
 
     def started(self, step: int, indices: np.ndarray, measured: Any) -> None:
-        """Notes a step that the devices have begun, with the places of its examples."""
+        """Records a step that the devices have begun, with the indices of its examples."""
         self._in_flight.append((step, indices, measured))
 
     def fetch(self, *, keep: int) -> None:
-        """Waits for all but the newest `keep` steps; refuses a loss that is not finite."""
+        """Waits for all but the latest `keep` steps; refuses a loss that is not finite."""
         while len(self._in_flight) > keep:
             step, indices, measured = self._in_flight.pop(0)
             loss, correct, self._grad_norm = (float(x) for x in jax.device_get(measured))
@@ -242,7 +243,7 @@ class _Meter:
                 raise _not_finite(
                     self._run,
                     f"The loss of step {step} is {loss} and its gradient's norm {self._grad_norm}; its batch"
-                    f" holds the training examples {', '.join(map(str, indices.tolist()))}.",
+                    f" contains the training examples {', '.join(map(str, indices.tolist()))}.",
                 )
             now = time.perf_counter()
             took, self._began = now - self._began, now
@@ -252,12 +253,12 @@ class _Meter:
                 self._counters.window[name] += value
 
     def resume(self) -> None:
-        """Starts the clock again after work that is not part of a step."""
+        """Restarts the clock after work that is not part of a step."""
         if not self._in_flight:
             self._began = time.perf_counter()
 
     def row(self, step: int) -> dict[str, Any]:
-        """Returns the row for the steps since the last one, and starts to count again."""
+        """Returns the row for the steps since the last row, and resets the sums."""
         counters, window = self._counters, self._counters.window
         loss = window["loss"] / window["steps"]
         row = {
@@ -305,20 +306,20 @@ def _finish(run: OpenRun, params: Any, counters: Counters, accuracy: float, loss
 
 
 def _copy(params: Any) -> Any:
-    """Arrays of their own: the next step donates those of the state."""
+    """Returns copies of the parameters, since the next step donates those of the state."""
     return jax.tree.map(jnp.copy, params)
 
 
 def _interrupted(run: OpenRun, step: int) -> Interrupted:
     return Interrupted(
-        f"Stopped at step {step:,}, saved in {run.run_dir}. Repeat the same command to resume."
+        f"Stopped at step {step:,} and saved in {run.run_dir}. Repeat the same command to resume."
     )
 
 
 def _not_finite(run: OpenRun, fault: str) -> UsageError:
     saved = run.checkpoints.latest_step
-    kept = f"The checkpoint of step {saved} is kept." if saved else "No checkpoint had been saved yet."
+    kept = f"The checkpoint of step {saved} is kept." if saved else "There is no checkpoint yet."
     return UsageError(
-        f"{fault} Training stopped in {run.run_dir}. {kept} A lower optimizer.learning_rate or a longer"
-        " optimizer.warmup_steps often helps; it makes another run, in another folder."
+        f"{fault} Training stopped in {run.run_dir}. {kept} Try a lower optimizer.learning_rate or a longer"
+        " optimizer.warmup_steps. That is another run and needs another folder."
     )

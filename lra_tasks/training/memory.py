@@ -1,4 +1,4 @@
-"""How much memory the machine has, or the container or batch job that this process is held to."""
+"""Memory that a process may use: of the machine, its container or batch job, and its device."""
 
 import os
 from collections.abc import Iterator
@@ -9,15 +9,14 @@ import jax
 
 
 def total_and_free(root: Path = Path("/")) -> tuple[int, int | None]:
-    """Returns the bytes of memory that this process may take, and how many of them are free.
+    """Returns the bytes of memory that this process may use, and the number of them that are free.
 
-    The least of what the machine has and what the limits of Linux's control groups leave: those of containers
-    (Docker, Kubernetes), batch jobs (SLURM) and services, of the group itself and of all that it is in. What
-    holds files that can be read again counts as free. None where the system does not tell what is free, as
-    macOS does not.
+    Each number is the minimum over the machine and the limits of Linux's control groups, which containers
+    (Docker, Kubernetes), batch jobs (SLURM) and services set. The limits of all enclosing groups count.
+    Cached files count as free. The second number is None where the system does not report it (macOS).
 
     Args:
-      root: where /proc and /sys are.
+      root: Folder that contains /proc and /sys.
     """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     lines = _read(root / "proc/meminfo").splitlines()
@@ -31,7 +30,7 @@ def total_and_free(root: Path = Path("/")) -> tuple[int, int | None]:
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """What each group that this process is in may take at most, and what it holds beside files; in bytes."""
+    """Yields limit and use, in bytes without cached files, of every control group of this process."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
@@ -42,7 +41,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
             most, now, prefix = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
         else:
             continue
-        # In a container the path may be the host's, which is not to be seen: then its root is the group.
+        # In a container the path may be the host's, which is invisible here: then the root is the group.
         folder = mount.joinpath(*(part for part in Path(path).parts if part not in ("/", "..")))
         for group in (folder, *folder.parents):
             if group.is_relative_to(mount):
@@ -54,7 +53,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _read(path: Path) -> str:
-    """What a file says; nothing if it is not to be read: some systems have fewer of them."""
+    """Returns a file's text, or "" for a file that cannot be read: some systems do not have all of them."""
     try:
         return path.read_text()
     except OSError:
@@ -62,10 +61,9 @@ def _read(path: Path) -> str:
 
 
 def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
-    """Returns what one call of a compiled function needs on a device, in bytes.
+    """Returns the memory of one call of a compiled function on one device, in bytes.
 
-    The first number is the whole: all the call reads, writes and holds meanwhile. The second is its part
-    that is neither argument nor result, the temporaries.
+    The first number is the total of arguments, results and temporaries. The second is the temporaries alone.
     """
     memory: Any = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -73,7 +71,7 @@ def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
 
 
 def free_bytes() -> int | None:
-    """Returns the memory a program may take on this process's first device; None if that is not known."""
+    """Returns the free memory of this process's first device in bytes; None if it is not known."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return total_and_free()[1]

@@ -1,4 +1,4 @@
-"""The mesh of devices: examples over its axis `data`, tokens over its axis `sequence`."""
+"""The mesh of devices: the axis `data` shares examples, the axis `sequence` shares tokens."""
 
 import re
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ AXES = ("data", "sequence")
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Returns the sizes of the axes as the command line has them.
+    """Parses the sizes of the axes as they are written on the command line.
 
     Raises:
-      UsageError: For other axes than `data` and `sequence`, or sizes that are not positive integers.
+      UsageError: If an axis is neither `data` nor `sequence`, or a size is not a positive integer.
 
     >>> parse_mesh("data=2,sequence=4")
     {'data': 2, 'sequence': 4}
@@ -35,11 +35,12 @@ def make_mesh(sizes: Mapping[str, int] | str | None = None) -> jax.sharding.Mesh
     """Returns a mesh of all devices of all processes.
 
     Args:
-      sizes: Size of each axis, also as text. A missing `sequence` is 1, a missing `data` takes all other
-        devices.
+      sizes: Size of each axis, as a mapping or as text. A missing `sequence` is 1; a missing `data` takes the
+        remaining devices.
 
     Raises:
-      UsageError: If the sizes do not multiply to the number of devices, or processes would share a sequence.
+      UsageError: If the product of the sizes is not the number of devices, or processes would share a
+        sequence.
     """
     devices = jax.device_count()
     given = parse_mesh(sizes) if isinstance(sizes, str) else dict(sizes or {})
@@ -47,14 +48,14 @@ def make_mesh(sizes: Mapping[str, int] | str | None = None) -> jax.sharding.Mesh
     data = given.get("data", devices // sequence)
     if set(given) - set(AXES) or data * sequence != devices:
         raise UsageError(
-            f"mesh must have the axes data and sequence, whose sizes multiply to the {devices} devices; got"
-            f" {sizes}.",
+            "mesh must have the axes data and sequence, and the product of their sizes must be the number of"
+            f" devices, {devices}; got {sizes}.",
             argument="mesh",
         )
     if jax.local_device_count() % sequence:
         raise UsageError(
-            f"The sequence axis of mesh must divide the {jax.local_device_count()} devices of a process; got"
-            f" {sequence}.",
+            f"The sequence axis of mesh must divide {jax.local_device_count()}, the number of devices of a"
+            f" process; got {sequence}.",
             argument="mesh",
         )
     return jax.make_mesh((data, sequence), AXES, axis_types=(AxisType.Auto,) * 2)
@@ -64,7 +65,7 @@ def check_mesh(mesh: jax.sharding.Mesh, config: Config) -> None:
     """Refuses a batch, length, pooling or mixer that the devices of a mesh cannot share.
 
     Raises:
-      UsageError: As said.
+      UsageError: If the devices cannot share the batch or the sequence. The message names the setting.
     """
     settings, (data, sequence) = config.settings, (mesh.shape[axis] for axis in AXES)
     if settings.batch_size % data:
@@ -82,14 +83,14 @@ def check_mesh(mesh: jax.sharding.Mesh, config: Config) -> None:
         )
     if settings.model.pooling == "cls":
         raise UsageError(
-            "model.pooling must be 'mean' or 'first' where devices share a sequence; got 'cls', which puts a"
-            " token before it.",
+            "model.pooling must be 'mean' or 'first' where devices share a sequence; got 'cls', which"
+            " prepends a token.",
             argument="model.pooling",
         )
     mixer = mixer_class(config.mixer)
     if mixer is not None and not getattr(mixer, "sequence_parallel", False):
         raise UsageError(
-            f"The mixer '{config.mixer}' does not declare that devices can share a sequence; use mesh data="
-            f"{data * sequence}. A mixer of your own declares it by the attribute sequence_parallel = True.",
+            f"The mixer '{config.mixer}' does not declare that devices can share a sequence; use mesh"
+            f" data={data * sequence}. A new mixer declares it by the attribute sequence_parallel = True.",
             argument="mesh",
         )

@@ -1,4 +1,4 @@
-"""What a run leaves for people to read: rows of metrics, and the environment they were measured in."""
+"""The readable results of a run: rows of metrics, and the environment of the measurements."""
 
 import json
 import os
@@ -16,7 +16,7 @@ VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 
 def environment() -> dict[str, Any]:
-    """Returns what a number depends on beside its configuration: versions, machine, devices."""
+    """Returns the versions, the machine and the devices, on which results depend beside the configuration."""
     import jax
 
     return {
@@ -30,12 +30,12 @@ def environment() -> dict[str, Any]:
 
 
 class Metrics:
-    """The rows of `metrics.jsonl`: one JSON object a line, in the order of the steps.
+    """The rows of `metrics.jsonl`: one JSON object per line, in the order of the steps.
 
     Args:
-      path: the file.
-      writes: whether this process writes it; if not, `write` and `drop_after` do nothing.
-      tensorboard: folder for the same as curves, from `drop_after` on; None for none.
+      path: Path of the file.
+      writes: Whether this process writes the file; if not, `write` and `drop_after` do nothing.
+      tensorboard: Folder for the same rows as curves, which `drop_after` opens; None for no curves.
     """
 
     def __init__(self, path: Path, *, writes: bool = True, tensorboard: Path | None = None) -> None:
@@ -45,7 +45,7 @@ class Metrics:
         self._curves: Curves | None = None
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields the rows written so far; a last line that a kill cut short is none."""
+        """Yields the rows written so far, without a last line that a kill cut short."""
         if self._path.exists():
             for line in self._path.read_text().splitlines(keepends=True):
                 if line.endswith("\n"):
@@ -61,7 +61,7 @@ class Metrics:
             self._curves.write(row)
 
     def drop_after(self, step: int) -> None:
-        """Takes back the rows of steps that a killed run made but did not save."""
+        """Removes the rows of later steps, which a killed run completed but did not save."""
         if not self._writes:
             return
         kept = [row for row in self.rows() if row["step"] <= step]
@@ -70,10 +70,10 @@ class Metrics:
             self._curves = Curves(self._tensorboard, kept)
 
     def close(self) -> None:
-        """Closes what TensorBoard reads."""
+        """Closes the curves for TensorBoard."""
         if self._curves is not None:
             self._curves.close()
 
     def median_step_seconds(self) -> float:
-        """Returns the median over the training rows of each row's median step."""
+        """Returns the median, over all training rows, of the rows' median step times."""
         return statistics.median(row["step_seconds"] for row in self.rows() if row["split"] == "train")

@@ -10,7 +10,7 @@ from lra_tasks.config import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Returns the learning rate as a function of the number of steps done; see `OptimizerConfig`."""
+    """Returns the learning rate as a function of the number of completed steps; see `OptimizerConfig`."""
     rate, warmup = config.learning_rate, config.warmup_steps
 
     def rsqrt(step: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Every refusal before the first step; the result is an open run, ready to train."""
+"""Preparation of a run: every check before the first step, and the open run that results."""
 
 import contextlib
 import dataclasses
@@ -35,21 +35,21 @@ from lra_tasks.training.tensorboard import Curves, check_installed
 
 @dataclasses.dataclass(frozen=True)
 class OpenRun:
-    """A run whose folder is taken and whose step is compiled.
+    """A run with a locked folder and a compiled step, ready to train.
 
     Attributes:
-      config: The run.
-      run_dir: Its folder.
-      title: Name of its results: the task's, with the variant where that is another task.
-      origin: Name, identity and metadata of its dataset.
+      config: Configuration of the run.
+      run_dir: Folder of the run.
+      title: Name of the task in results, with the variant where that is another task.
+      origin: Name, identity and metadata of the dataset.
       splits: Examples to train on, to validate on and to test on.
       trainer: Model and optimizer on the mesh.
-      train_step: The compiled training step.
-      state: The state before the first step.
+      train_step: Compiled training step.
+      state: State before the first step.
       batches: Iterator over training batches.
-      checkpoints: Its checkpoints.
-      metrics: Its rows of metrics.
-      asked: List that gets an entry when the user asks the run to stop.
+      checkpoints: Checkpoints of the run.
+      metrics: Rows of metrics of the run.
+      asked: List that receives an entry when the user asks the run to stop.
       reads_padding: Whether the content of padding changes the mixer's results.
       progress: Display of the progress.
     """
@@ -82,10 +82,10 @@ def _label(config: Config, title: str) -> str:
 def finished_summary(
     config: Config, run_dir: Path, *, tensorboard: bool, progress: Progress
 ) -> dict[str, Any] | None:
-    """Returns the summary of a run that is finished already, on all processes; None for another run.
+    """Returns the summary of a finished run, on all processes, or None if the run is not finished.
 
     Raises:
-      UsageError: For an unknown mixer, a folder of another run, or `tensorboard` without tensorboardX.
+      UsageError: If the mixer is unknown, the folder belongs to another run, or tensorboardX is missing.
     """
     summary = None
     with processes.together():
@@ -99,7 +99,7 @@ def finished_summary(
                 if tensorboard:
                     Curves(run_dir / "tensorboard", Metrics(run_dir / "metrics.jsonl").rows()).close()
                 title = get_task(config.task).title(config.settings.variant)
-                progress.say(f"{_label(config, title)}: finished already, in {run_dir}")
+                progress.say(f"{_label(config, title)}: already finished, in {run_dir}")
     return processes.from_first(summary)
 
 
@@ -114,12 +114,12 @@ def open_run(
     tensorboard: bool,
     progress: Progress,
 ) -> Iterator[OpenRun]:
-    """Opens a run: data, compiled step, folder, checkpoints, signals. Arguments and errors as in `train`."""
+    """Opens data, compiled step, folder, checkpoints and signals; arguments and errors as in `train`."""
     settings, first = config.settings, processes.is_first()
     title = get_task(config.task).title(settings.variant)
     label = _label(config, title)
 
-    # Data, and a trainer on the devices that they will go to.
+    # Data, and a trainer on the devices.
     with processes.together():
         if dataset is None and first:
             prepare_drawn(config, data_dir, progress)
@@ -142,7 +142,7 @@ def open_run(
         )
     _check_alike(config, origin)
 
-    # Compiled steps, which tell the memory that they need.
+    # Compiled steps, which report the memory that they need.
     progress.show(f"{label}: compiling")
     state = trainer.init()
     train_step = trainer.compile_training(state)
@@ -154,15 +154,15 @@ def open_run(
     if padding:
         progress.say(f"{label}: the content of padding changes this mixer's results for real tokens")
 
-    # The folder, which is taken before it is written.
+    # The folder: locked first, then written.
     with contextlib.ExitStack() as held:
         with processes.together():
             if first:
                 with unwritable(run_dir):
                     run_dir.mkdir(parents=True, exist_ok=True)
-                    taken = f"{run_dir} is being trained by process PID; wait for it, or stop it."
+                    taken = f"Process PID is training the run in {run_dir}. Wait for it, or stop it."
                     held.enter_context(locked(run_dir / LOCK, taken))
-                check_folder(run_dir, config)  # again: another process may have taken it since
+                check_folder(run_dir, config)  # again: another process may have written it since
                 check_data(run_dir, origin)
                 claim(run_dir, config, origin)
         if processes.count() > 1:
@@ -188,7 +188,7 @@ def open_run(
 
 
 def prepare_drawn(config: Config, data_dir: str | os.PathLike[str] | None, progress: Progress) -> None:
-    """Prepares a dataset that is drawn, not read from files of the user, and is not there yet."""
+    """Prepares a missing dataset if it is drawn and does not come from files of the user."""
     task, variant = get_task(config.task), config.settings.variant
     place = DatasetDir(task, variant, data_dir)
     if place.builder_class.is_drawn(variant) and not place.folder.exists():
@@ -197,19 +197,19 @@ def prepare_drawn(config: Config, data_dir: str | os.PathLike[str] | None, progr
 
 
 def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:
-    """Refuses a step that would be killed for its memory, or fail in XLA."""
+    """Refuses a step that needs more memory than is free."""
     (_, needed), free = memory_bytes(compiled), free_bytes()
     if free is not None and needed > free:
         raise UsageError(
             f"A training step of {config.task} with {config.mixer_name} needs {needed / 1e9:,.1f} GB of"
-            f" memory beside its parameters; {free / 1e9:,.1f} GB are free. A smaller batch_size needs less,"
-            " or a smaller length where the task allows it.",
+            f" memory beside its parameters; {free / 1e9:,.1f} GB are free. Reduce batch_size, or length"
+            " where the task allows it.",
             argument="batch_size",
         )
 
 
 def _check_joined() -> None:
-    """Refuses devices of other processes, as of a TPU slice, without `jax.distributed.initialize`."""
+    """Refuses devices of other processes (a TPU slice) without `jax.distributed.initialize`."""
     seen = jax.process_count()
     if processes.count() != seen:
         raise UsageError(
@@ -219,25 +219,25 @@ def _check_joined() -> None:
 
 
 def _check_alike(config: Config, origin: Mapping[str, Any]) -> None:
-    """Refuses processes that were not given the same run, or hold other examples, than the first."""
+    """Refuses a process with another configuration or other examples than process 0."""
     (first_config, first_identity), *others = processes.gather([to_json(config), origin["identity"]])
     for number, (other_config, other_identity) in enumerate(others, 1):
         changed = differences(from_json(first_config), from_json(other_config))
         if changed:
             raise UsageError(
-                f"Process {number} was given another configuration than process 0; it differs in (process 0,"
-                f" process {number}): {'; '.join(changed)}. Give every process the same."
+                f"Process {number} has another configuration than process 0. The differences (process 0,"
+                f" process {number}): {'; '.join(changed)}. Give every process the same configuration."
             )
         if other_identity != first_identity:
             raise UsageError(
-                f"Process {number} has other examples in its {origin['dataset']} than process 0. Give every"
+                f"Process {number} has other examples in {origin['dataset']} than process 0. Give every"
                 " process the same dataset, as a shared folder or as a copy."
             )
 
 
 def _check_shared(run_dir: Path) -> None:
-    """Refuses folders that are not one: files that process 0 writes there, the others must find."""
-    # A name that nobody has asked for: a network file system remembers for a while that a file was absent.
+    """Refuses a folder that the processes do not share: all must find a file that process 0 writes."""
+    # A new name: network file systems cache for a while that a file was absent.
     token = run_dir / processes.from_first(f".shared-{secrets.token_hex(8)}")
     try:
         with processes.together():

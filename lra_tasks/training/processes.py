@@ -1,7 +1,6 @@
-"""One run over several processes that `jax.distributed` joins: what one of them knows and all must know.
+"""Communication between the processes of one run, which `jax.distributed` joins.
 
-In a process that `jax.distributed` has not joined to others, every function here answers at once and touches
-no device.
+In a process that has not joined others, every function returns at once and uses no device.
 """
 
 import contextlib
@@ -22,31 +21,31 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lra_tasks.errors import UsageError
 
-# How long a process that has ended waits for the others to end too: they do at once, unless it failed alone.
+# Time that a process waits at its end for the others to end: they do at once, unless it failed alone.
 SHUTDOWN_SECONDS = 30
-# How long a process that begins waits for the others to begin too; then JAX aborts it.
+# Time that a process waits at its start for the others to start; then JAX aborts it.
 START_SECONDS = 300
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins this process to the others of its run; to be called before JAX is used for anything else.
+    """Joins this process to the others of its run. Call it before any other use of JAX.
 
     Args:
-      coordinator: HOST:PORT of the process 0, the same for all of them; None, like the other two, where
-        JAX finds all three itself: on SLURM, Open MPI, Cloud TPU and Kubernetes.
-      num_processes: how many there are.
-      process_id: which one this is, 0 to `num_processes` - 1.
+      coordinator: HOST:PORT of process 0, the same for all processes. None, like the other two arguments,
+        where JAX finds all three: on SLURM, Open MPI, Cloud TPU and Kubernetes.
+      num_processes: Number of processes.
+      process_id: Number of this process, 0 to `num_processes` - 1.
 
     Raises:
-      UsageError: if some are given and some not, or one is out of its range; if none is given and JAX finds
-        no cluster; if the port is taken on the host of process 0, or JAX refuses for another reason.
+      UsageError: If only some arguments are given, or one is out of range; if none is given and JAX finds no
+        cluster; if the port is in use on the host of process 0; or if JAX refuses for another reason.
     """
     given = (coordinator, num_processes, process_id)
     if coordinator is None or num_processes is None or process_id is None:
         if given != (None, None, None):
             raise UsageError(
-                "--coordinator, --num-processes and --process-id go together: all three, or none where JAX"
-                f" finds them itself; got {coordinator}, {num_processes} and {process_id}."
+                "--coordinator, --num-processes and --process-id go together: give all three, or none where"
+                f" JAX finds them itself; got {coordinator}, {num_processes} and {process_id}."
             )
     elif not re.fullmatch(r".+:[0-9]{1,5}", coordinator) or not 1 <= _port(coordinator) <= 65535:
         raise UsageError(f"--coordinator must be HOST:PORT, PORT between 1 and 65535; got {coordinator}.")
@@ -67,12 +66,12 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     except (RuntimeError, ValueError) as error:
         if coordinator is None and isinstance(error, ValueError):
             raise UsageError(
-                "JAX finds no cluster to take the processes of --distributed from (SLURM, Open MPI, Cloud TPU"
+                "JAX finds no cluster that lists the processes of --distributed (SLURM, Open MPI, Cloud TPU"
                 f" or Kubernetes): {error} Give --coordinator, --num-processes and --process-id."
             ) from error
         where = "" if coordinator is None else f" at --coordinator {coordinator}"
         raise UsageError(f"JAX cannot join the processes of --distributed{where}: {error}") from error
-    # JAX has put a handler of its own in the place of Python's.
+    # JAX has replaced Python's handler by one of its own.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
@@ -81,7 +80,7 @@ def _port(coordinator: str) -> int:
 
 
 def _check_port(coordinator: str) -> None:
-    """Refuses a port that process 0 cannot listen at; JAX 0.12 crashes there."""
+    """Refuses a port on which process 0 cannot listen; JAX 0.12 would crash."""
     try:
         socket.create_server(("", _port(coordinator))).close()
     except OSError as error:
@@ -92,20 +91,20 @@ def _check_port(coordinator: str) -> None:
 
 
 def count() -> int:
-    """Returns how many processes the run has."""
+    """Returns the number of processes of the run."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and reports progress for all."""
+    """Whether this process writes files and reports progress for all processes."""
     return count() == 1 or jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-    """Returns the values of all processes, in the order of their numbers; waits for all of them.
+    """Returns the values of all processes, in the order of their numbers, after all have called it.
 
     Args:
-      value: anything that JSON holds.
+      value: Value of this process, of a type that JSON supports.
     """
     if count() == 1:
         return [value]
@@ -118,18 +117,18 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_first(value: Any) -> Any:
-    """Returns the value of the process 0, on all of them; the others' are ignored."""
+    """Returns the value of process 0 on all processes; the values of the others are ignored."""
     return gather(value if is_first() else None)[0]
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends a block on all processes alike: with the error of one of them, or when all have done it.
+    """Runs a block on all processes with one outcome: all complete it, or all raise.
 
-    Within the block no process may wait for another one.
+    No process may wait for another one inside the block.
 
     Raises:
-      UsageError: if the block raised on another process; the message names it and has its error's text.
+      UsageError: If the block raised on another process. The message names the process and its error.
     """
     try:
         yield
@@ -138,17 +137,17 @@ def together() -> Iterator[None]:
         raise
     for number, error in enumerate(gather(None)):
         if error is not None:
-            raise UsageError(f"Process {number} cannot go on: {error}")
+            raise UsageError(f"Process {number} failed: {error}")
 
 
 def anywhere(asked: list[int]) -> Callable[[], bool]:
-    """Asks all processes whether the list of any has something in it; the answer is the same on all.
+    """Asks all processes whether any of their lists is not empty; the answer is the same on all.
 
-    The answer is a sum over the devices that runs behind what they compute already, so that who waits for
-    that does not wait for this too. With one process the list is looked at when the answer is called for.
+    The answer is a sum over the devices, queued behind their current work, so that the host need not wait for
+    it. With one process, the list is read when the answer is requested.
 
     Returns:
-      A function that returns the answer.
+      Function that returns the answer.
     """
     if count() == 1:
         return lambda: bool(asked)

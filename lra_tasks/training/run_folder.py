@@ -1,4 +1,4 @@
-"""The folder of a run: its owner, and the files that it holds before the first step."""
+"""The folder of a run: its owner, and its files before the first step."""
 
 import contextlib
 import json
@@ -12,34 +12,34 @@ from lra_tasks.files import replace, write_json
 from lra_tasks.training.metrics import environment
 
 LOCK = ".lock"
-BEFORE = {LOCK, "config.json.new"}  # files that a killed process may leave before the folder is a run's
+BEFORE = {LOCK, "config.json.new"}  # files that a killed process may leave in a folder without a run
 
 
 def check_folder(run_dir: Path, config: Config) -> None:
-    """Refuses a folder that holds another run, or anything else; changes nothing."""
+    """Refuses a folder that contains another run or other files; changes nothing."""
     if (run_dir / "config.json").is_file():
         changed = differences(read_config(run_dir), config)
         if changed:
             raise UsageError(
-                f"{run_dir} holds a run of another configuration; nothing was changed. It differs in"
+                f"{run_dir} contains a run with another configuration; nothing was changed. The differences"
                 f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one."
             )
     elif run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - BEFORE):
-        raise UsageError(f"{run_dir} holds something other than a run. Give another folder for this one.")
+        raise UsageError(f"{run_dir} contains files that are not part of a run. Give another folder.")
 
 
 def check_data(run_dir: Path, origin: dict[str, Any]) -> None:
-    """Refuses a run on other data than it began with."""
+    """Refuses data that are not those on which the run began."""
     path = run_dir / "data.json"
     if path.is_file() and json.loads(path.read_text())["identity"] != origin["identity"]:
         raise UsageError(
-            f"The run in {run_dir} began on other examples than {origin['dataset']} now holds; nothing was"
+            f"The run in {run_dir} began on other examples than {origin['dataset']} now contains; nothing was"
             " changed. Give another folder for a run on these, or prepare the earlier ones again."
         )
 
 
 def claim(run_dir: Path, config: Config, origin: dict[str, Any]) -> None:
-    """Fills the folder, with its configuration first: from then on it is known as this run's."""
+    """Writes the first files of a run; the configuration comes first and marks the folder as this run's."""
     with unwritable(run_dir):
         replace(run_dir / "config.json", to_json(config))
         write_json(run_dir / "data.json", origin)
@@ -49,8 +49,8 @@ def claim(run_dir: Path, config: Config, origin: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def unwritable(run_dir: Path) -> Iterator[None]:
-    """Turns the system's refusal to write into a `UsageError`."""
+    """Converts an `OSError` on writing into a `UsageError`."""
     try:
         yield
     except OSError as error:
-        raise UsageError(f"The run's folder {run_dir} cannot be written: {error}.") from error
+        raise UsageError(f"The folder {run_dir} of the run cannot be written: {error}.") from error

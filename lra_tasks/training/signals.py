@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests to save and end."""
+"""Ctrl-C and SIGTERM as requests to save and stop."""
 
 import contextlib
 import signal
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def asked_to_end() -> Iterator[list[int]]:
-    """Yields a list that gets the signal's number when the user asks the run to end.
+    """Yields a list that receives the signal's number when the user asks the run to stop.
 
-    The first Ctrl-C or SIGTERM is a request, honoured after the step under way; a second one acts at once.
-    Outside the main thread Python takes no signals, and the list stays empty.
+    The first Ctrl-C or SIGTERM is a request, which the run obeys after the current step; a second one acts at
+    once. Outside the main thread Python receives no signals, and the list stays empty.
     """
     asked: list[int] = []
     earlier: dict[int, Any] = {}

@@ -21,7 +21,7 @@ from lra_tasks.training.optimizer import make_optimizer
 
 
 class TrainState(NamedTuple):
-    """The state that a step changes: its number (), the parameters, the optimizer's state."""
+    """The state that a step updates: the number of steps (), the parameters, the optimizer's state."""
 
     step: Int[Array, ""]
     params: Any
@@ -31,15 +31,15 @@ class TrainState(NamedTuple):
 class Trainer:
     """A model, its optimizer, one training step and one evaluation step.
 
-    It runs on the devices of all processes, each of which reads the rows of a batch that its own devices get.
+    It runs on the devices of all processes. Each process reads the rows of a batch that its devices need.
 
     Args:
-      config: The run.
-      task: The task, whose number of classes is known.
+      config: Configuration of the run.
+      task: Task with a known number of classes.
       mesh: Sizes of the mesh's axes, as in `lra_tasks.training.mesh.make_mesh`; None shares the batch.
 
     Attributes:
-      rows: Rows of every batch for the devices of this process, ascending; with one process, all.
+      rows: Rows of every batch for the devices of this process, ascending; with one process, all rows.
 
     Raises:
       UsageError: If the devices cannot share batch or sequence, or the mixer is unknown, does not take its
@@ -123,10 +123,10 @@ class Trainer:
         return self._evaluations[length]
 
     def check(self) -> None:
-        """Traces a training step without compiling it, which shows the faults of a mixer within seconds.
+        """Traces a training step without compiling it, which finds the faults of a mixer within seconds.
 
         Raises:
-          UsageError: If the mixer returns a wrong shape.
+          UsageError: If the mixer returns an array of the wrong shape.
         """
         batch = self._abstract_batch(self._settings.length)
         jax.eval_shape(self._train_step, jax.eval_shape(self.init), batch)

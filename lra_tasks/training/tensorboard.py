@@ -1,4 +1,4 @@
-"""Curves for TensorBoard: the rows of `metrics.jsonl` once more, written by tensorboardX."""
+"""Curves for TensorBoard: the rows of `metrics.jsonl`, written by tensorboardX."""
 
 import importlib
 import importlib.util
@@ -12,35 +12,35 @@ from lra_tasks.files import writing
 
 
 def check_installed() -> None:
-    """Refuses to go on without tensorboardX."""
+    """Raises `UsageError` if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise UsageError(
-            "--tensorboard needs tensorboardX, which is not installed; pip install 'hrrformer[tensorboard]'"
-            " brings it."
+            "--tensorboard needs tensorboardX, which is not installed. Install it with"
+            " pip install 'hrrformer[tensorboard]'."
         )
 
 
 class Curves:
-    """A folder that `tensorboard --logdir` shows: a curve for each number of the rows, `train/loss` for one.
+    """A folder for `tensorboard --logdir`, with one curve per number of the rows, such as `train/loss`.
 
-    What the folder held before is written anew, from the rows that a run keeps: a run that was killed and
-    gone on with has each point once. The axis to read is the step; the wall time of a point is when it was
-    written, which for points of earlier sessions is when the run was gone on with.
+    Opening it rewrites all points from the rows that the run kept, so a resumed run shows each point once.
+    Read the curves by step. The wall time of a point is the time of writing: for points of earlier sessions,
+    the time at which the run resumed.
 
     Args:
-      folder: made if need be; its event files are replaced.
-      rows: what was measured so far, as in `lra_tasks.training.metrics.Metrics`.
+      folder: Folder of the event files; created if it is missing. Existing event files are replaced.
+      rows: Rows measured so far, as in `lra_tasks.training.metrics.Metrics`.
 
     Raises:
-      UsageError: if it cannot be written; so do `write` and `close`.
+      UsageError: If the folder cannot be written; `write` and `close` raise it too.
     """
 
     def __init__(self, folder: Path, rows: Iterable[dict[str, Any]]) -> None:
-        # Not SummaryWriter: its thread dies on a full disk, and flushing then waits for ever.
+        # Not SummaryWriter: its thread dies on a full disk, and flushing then waits forever.
         from tensorboardX import RecordWriter
 
         self._proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
-        # A name of its own: TensorBoard, if it is looking, reads on where it was in a file that it knows.
+        # A new name: a running TensorBoard continues from its last position in a file that it knows.
         self._path = folder / f"events.out.tfevents.{time.time_ns()}"
         with writing(self._path):
             folder.mkdir(exist_ok=True)
@@ -48,13 +48,13 @@ class Curves:
                 earlier.unlink()
             self._file = RecordWriter(str(self._path))
         self._add(file_version="brain.Event:2")
-        # Has a TensorBoard that is looking forget the points it knows.
+        # Makes a running TensorBoard discard the points that it knows.
         self._add(session_log=self._proto.SessionLog(status=self._proto.SessionLog.START))
         for row in rows:
             self.write(row)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Adds a point to the curve of each number of a row, which has no others but its step and split."""
+        """Adds one point per number of a row; its step and split are not curves."""
         numbers = {name: value for name, value in row.items() if name not in ("step", "split")}
         values = [{"tag": f"{row['split']}/{name}", "simple_value": value} for name, value in numbers.items()]
         self._add(step=row["step"], summary={"value": values})

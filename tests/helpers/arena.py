@@ -1,4 +1,4 @@
-"""What the tests of the arena share: a small run, processes that get signals, and what is left on disk."""
+"""Helpers for tests of the arena: a small run, processes that receive signals, and the files of a run."""
 
 import dataclasses
 import fcntl
@@ -20,7 +20,7 @@ from lra_tasks.config import to_json
 from lra_tasks.data.prepare import prepare
 from lra_tasks.progress import Silent
 
-# Validations, saves and rows fall on different steps; the dropout shows a key that is not resumed.
+# Validations, saves and rows fall on different steps; dropout reveals a key that is not restored.
 SMOKE = preset("listops", "smoke")
 CONFIG = Config(
     settings=dataclasses.replace(
@@ -32,7 +32,7 @@ TIMES = {"step_seconds", "seconds", "examples_per_second"}
 
 
 def change(config=CONFIG, *, model=None, optimizer=None, **options):
-    """Returns a configuration with other fields, those of its settings among them."""
+    """Returns a configuration with some fields replaced, including those of its settings."""
     own = {name: options.pop(name) for name in ("task", "mixer", "mixer_options", "seed") if name in options}
     settings = dataclasses.replace(
         config.settings,
@@ -44,7 +44,7 @@ def change(config=CONFIG, *, model=None, optimizer=None, **options):
 
 
 def shared(tmp_path_factory, name, make):
-    """Returns a folder that `make(folder)` filled, once for all of pytest-xdist's workers."""
+    """Returns a folder that `make(folder)` fills once for all workers of pytest-xdist."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     folder, done = root / name, root / f"{name}.done"
@@ -91,7 +91,7 @@ def command(*arguments):
 
 
 def lra(*arguments, env=None, cwd=None, timeout=120):
-    """Runs the `lra` command in a process of its own."""
+    """Runs the `lra` command in a separate process."""
     return subprocess.run(
         command(*arguments),
         env=environment() | (env or {}),
@@ -104,7 +104,7 @@ def lra(*arguments, env=None, cwd=None, timeout=120):
 
 
 def environment(devices=4):
-    """The environment for a process that finds what this one finds."""
+    """Returns the environment of a process that imports the same packages as this one."""
     paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
     flags = f"--xla_force_host_platform_device_count={devices}"
     return os.environ | {"PYTHONPATH": paths, "XLA_FLAGS": flags, "COLUMNS": "100"}
@@ -142,11 +142,11 @@ print(calls)
 
 
 def train_apart(config, run_dir, data_dir, signal="SIGKILL", moment=0, devices=4):
-    """Trains in a process that sends itself a signal at its `moment`-th call of code of ours or Orbax's.
+    """Trains in a process that sends itself a signal at its `moment`-th call of our or Orbax's code.
 
-    Counted from when the folder is claimed to the summary; 0 means no signal. Such moments are everywhere:
-    within a step, between a row and its checkpoint, in the middle of a checkpoint. A run without a signal
-    prints how many there are. The run writes curves for TensorBoard too.
+    Calls count from the claim of the folder to the summary; 0 means no signal. Moments occur everywhere: in a
+    step, between a row and its checkpoint, in the middle of a checkpoint. A run without a signal prints their
+    number. The run also writes curves for TensorBoard.
     """
     arguments = (to_json(config), run_dir, data_dir, signal, moment)
     return subprocess.run(
@@ -160,12 +160,12 @@ def train_apart(config, run_dir, data_dir, signal="SIGKILL", moment=0, devices=4
 
 
 def start_together(command, count=2, devices=2):
-    """Starts the processes of one run: `command(coordinator, number)` is what each of them executes."""
+    """Starts the processes of one run; process `number` executes `command(coordinator, number)`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     own = environment(devices) | {"JAX_PLATFORMS": "cpu"}
-    own["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # all but one compile every time
+    own["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # all processes but one compile every time
     return [
         subprocess.Popen(
             list(map(str, command(coordinator, number))),
@@ -179,7 +179,7 @@ def start_together(command, count=2, devices=2):
 
 
 def wait_together(processes, timeout=90):
-    """Returns exit code, output and errors of each process, without Gloo's lines; ends them if they hang."""
+    """Returns exit code, output and errors of each process, without Gloo's lines; kills them if they hang."""
     ends = time.monotonic() + timeout
     try:
         outputs = [process.communicate(timeout=ends - time.monotonic()) for process in processes]
@@ -187,14 +187,14 @@ def wait_together(processes, timeout=90):
         for process in processes:
             process.kill()
             process.communicate()
-    # Gloo's threads cut each other's lines short.
+    # Gloo's threads interrupt each other's lines.
     gloo = re.compile(r"^(.*(\[Gloo\]|peer ranks).*)?\n", flags=re.MULTILINE)
     spoken = [[gloo.sub("", text) for text in both] for both in outputs]
     return [(process.returncode, *both) for process, both in zip(processes, spoken, strict=True)]
 
 
 def checkpoint(run_dir):
-    """Returns the arrays of a run's last checkpoint, path → NumPy array."""
+    """Returns the arrays of a run's latest checkpoint, path → NumPy array."""
     last = max(Path(run_dir, "checkpoints").iterdir(), key=lambda folder: int(folder.name)) / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         as_numpy = jax.tree.map(
@@ -205,7 +205,7 @@ def checkpoint(run_dir):
 
 
 def assert_same_run(first, second):
-    """Same arrays bit for bit, same rows and summary but for times."""
+    """Asserts equal arrays bit for bit, and equal rows and summary except for times."""
     ours, theirs = checkpoint(first), checkpoint(second)
     assert ours.keys() == theirs.keys()
     assert len(ours) > 30
@@ -216,13 +216,13 @@ def assert_same_run(first, second):
 
 
 def rows(run_dir):
-    """The rows of metrics.jsonl without times."""
+    """Returns the rows of metrics.jsonl without times."""
     lines = Path(run_dir, "metrics.jsonl").read_text().splitlines()
     return [_timeless(json.loads(line)) for line in lines]
 
 
 def summary(run_dir):
-    """The summary without times."""
+    """Returns the summary without times."""
     return _timeless(json.loads(Path(run_dir, "summary.json").read_text()))
 
 
@@ -231,7 +231,7 @@ def _timeless(fields):
 
 
 def snapshot(folder):
-    """Everything below a folder: path → content."""
+    """Returns everything below a folder: path → content."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(Path(folder).rglob("*"))

@@ -1,4 +1,4 @@
-"""Runs the tests of a source distribution against the wheel that is installed: `make test-wheel`.
+"""Runs the tests of a source distribution against the installed wheel: `make test-wheel`.
 
 python tests/helpers/installed.py SDIST [ARGUMENT OF PYTEST ...]
 """
@@ -16,7 +16,7 @@ import lra_tasks
 
 
 def main(sdist: str, *arguments: str) -> int:
-    """Unpacks the tests, puts the installed packages in the place of their own, and returns pytest's code."""
+    """Unpacks the tests, replaces their packages by the installed ones, and returns pytest's exit code."""
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(sdist) as archive:
             archive.extractall(folder, filter="data")

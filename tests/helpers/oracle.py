@@ -1,7 +1,7 @@
 """HRR attention in float64 NumPy, from its definitions: index sums and linear systems, no FFT.
 
-Everything here is analytic where it is smooth and takes complex numbers, so that `gradients` can take
-complex steps, whose derivatives carry no difference error: Im f(x + i h) / h.
+All functions are analytic where they are smooth, and accept complex numbers. So `gradients` can use complex
+steps, Im f(x + i h) / h, which have no difference error.
 """
 
 import numpy as np
@@ -10,19 +10,19 @@ STEP = 1e-30
 
 
 def bind(x, y):
-    """Σ_i x[i] · y[(j - i) mod H]."""
+    """Returns Σ_i x[i] · y[(j - i) mod H]."""
     size = x.shape[-1]
     j, i = np.indices((size, size))
     return np.einsum("...i,...ji->...j", x, y[..., (j - i) % size])
 
 
 def involution(x):
-    """x[-j mod H]."""
+    """Returns x[-j mod H]."""
     return x[..., -np.arange(x.shape[-1]) % x.shape[-1]]
 
 
 def circulant(x):
-    """The matrix C with x ⊛ y = C y."""
+    """Returns the matrix C with x ⊛ y = C y."""
     size = x.shape[-1]
     j, m = np.indices((size, size))
     return x[..., (j - m) % size]
@@ -33,24 +33,27 @@ def impulse(size):
 
 
 def inverse(x):
-    """The solution y of x ⊛ y = impulse."""
+    """Returns the solution y of x ⊛ y = impulse."""
     return np.linalg.solve(circulant(x), np.broadcast_to(impulse(x.shape[-1])[:, None], (*x.shape, 1)))[
         ..., 0
     ]
 
 
 def pseudo_inverse(x, tolerance=1e-6):
-    """The same in the sense of least squares, singular values below `tolerance` of the largest left out."""
+    """Returns the least-squares solution, without singular values below `tolerance` of the largest."""
     return np.linalg.pinv(circulant(x), rcond=tolerance)[..., 0]
 
 
 def dft_matrix(size):
-    """W with F(x)[k] = Σ_j x[j] exp(-2πi jk / H)."""
+    """Returns the matrix W with W x = F(x), F(x)[k] = Σ_j x[j] exp(-2πi jk / H)."""
     return np.exp(-2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size)
 
 
 def unitary_projection(x, tolerance=1e-6):
-    """F / |F|, or 1 where |F| is below `tolerance` of the largest, and the Jacobian of that, (H, H)."""
+    """Returns the vector with the spectrum F / |F|, and its Jacobian (H, H).
+
+    The spectrum is 1 where |F| is below `tolerance` of the largest.
+    """
     transform = dft_matrix(len(x))
     back = np.linalg.inv(transform)
     spectrum = transform @ x
@@ -58,19 +61,19 @@ def unitary_projection(x, tolerance=1e-6):
     regular = size > tolerance * max(size.max(), 1e-300)
     size = np.where(regular, size, 1.0)
     phase = np.where(regular, spectrum / size, 1.0)
-    turning = np.imag(np.conj(phase)[:, None] * transform) / size[:, None]  # angle moved by each entry of x
+    turning = np.imag(np.conj(phase)[:, None] * transform) / size[:, None]  # d angle / d x
     return (back @ phase).real, (back @ (1j * (phase * regular)[:, None] * turning)).real
 
 
 def cosine(x, y):
-    """⟨x, y⟩ / (‖x‖ ‖y‖), and 0, a constant, where x or y is 0."""
+    """Returns ⟨x, y⟩ / (‖x‖ ‖y‖), and the constant 0 where x or y is 0."""
     singular = np.all(x.real == 0, axis=-1) | np.all(y.real == 0, axis=-1)
     squares = np.sum(x * x, axis=-1) * np.sum(y * y, axis=-1)
     return np.where(singular, 0.0, np.sum(x * y, axis=-1) / np.sqrt(np.where(singular, 1.0, squares)))
 
 
 def _sums(x, axis, is_causal):
-    """For each index of the axis the sum up to it, or, of no direction, the sum over all."""
+    """Returns for each index of an axis the sum up to it if `is_causal`, else the sum over all indices."""
     total, sums = 0.0, []
     for part in np.moveaxis(x, axis, 0):
         total = total + part
@@ -89,7 +92,7 @@ def hrr_attention(
     output="weighted",
     is_causal=False,
 ):
-    """(output (..., T, N, H), weights (..., N, T)); the mask has shape (..., T)."""
+    """Returns output (..., T, N, H) and weights (..., N, T); the mask has shape (..., T)."""
     cue = {"approximate": involution, "exact": globals()["inverse"]}[inverse](query)
     mask = np.ones(query.shape[:-2], bool) if mask is None else np.broadcast_to(mask, query.shape[:-2])
     bound = bind(key, value)
@@ -112,10 +115,10 @@ def hrr_attention(
 
 
 def gradients(query, key, value, out_cotangent, weights_cotangent, **variant):
-    """Gradients of ⟨out, out_cotangent⟩ + ⟨weights, weights_cotangent⟩ in query, key and value.
+    """Returns the gradients of ⟨out, out_cotangent⟩ + ⟨weights, weights_cotangent⟩ in query, key and value.
 
-    One complex step for every token and feature of each input, taken in all sequences and heads at once,
-    which do not touch each other.
+    One complex step is taken per token and feature of each input, in all sequences and heads at once, since
+    these are independent.
     """
     inputs = [np.asarray(x, np.complex128) for x in (query, key, value)]
     length, _, size = query.shape[-3:]

@@ -1,4 +1,4 @@
-"""What `pip install hrrformer` gives, without extras: the layers run, and nothing of the arena came along.
+"""Checks an environment of `pip install hrrformer` without extras: the layers run, the arena is absent.
 
 python tests/helpers/plain.py    # with the Python of such an environment; `make check-wheel`
 """
@@ -21,16 +21,16 @@ import hrrformer.nnx
 
 
 def names(requirements: list[str]) -> set[str]:
-    """The distributions that requirements are of, in the form in which names compare."""
-    return {normalised(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
+    """Returns the names of required distributions, normalized for comparison."""
+    return {normalized(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
 
 
-def normalised(name: str) -> str:
+def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def pulled(name: str) -> set[str]:
-    """What an installed distribution needs without extras, all the way down, and itself."""
+    """Returns an installed distribution and all its dependencies without extras, recursively."""
     found, waiting = set(), {name}
     while waiting:
         name = waiting.pop()
@@ -40,7 +40,7 @@ def pulled(name: str) -> set[str]:
     return found
 
 
-installed = {normalised(distribution.name) for distribution in distributions()}
+installed = {normalized(distribution.name) for distribution in distributions()}
 assert Path(hrrformer.__file__).is_relative_to(sysconfig.get_path("purelib")), hrrformer.__file__
 extras = names([line for line in requires("hrrformer") or [] if "extra ==" in line])
 flax_brings = pulled("jax") | pulled("flax") | pulled("jaxtyping")

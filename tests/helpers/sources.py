@@ -11,9 +11,10 @@ PIXELS = 1024
 
 
 def imdb(train=160, test=40, seed=0):
-    """Returns files as of aclImdb_v1.tar.gz, name → content, with so many reviews a class.
+    """Returns files in the layout of aclImdb_v1.tar.gz, name → content.
 
-    A review is some hundred words, of which a few are kind or unkind, and differs from all others.
+    `train` and `test` are the numbers of reviews per class. A review has about a hundred words, a few of them
+    kind or unkind, and differs from all others.
     """
     draw = random.Random(seed)
     words = {"neg": ["dull", "awful", "worst"], "pos": ["fine", "moving", "best"]}
@@ -35,9 +36,10 @@ def imdb(train=160, test=40, seed=0):
 
 
 def cifar(train=7, test=7, seed=0):
-    """Returns files as of cifar-10-binary.tar.gz, name → content, with so many pictures a class and file.
+    """Returns files in the layout of cifar-10-binary.tar.gz, name → content.
 
-    A picture is noise, with a stripe where its class has one.
+    `train` and `test` are the numbers of pictures per class and file. A picture is noise with a stripe; the
+    place of the stripe depends on the class.
     """
     generator = np.random.default_rng(seed)
     files = {"cifar-10-batches-bin/batches.meta.txt": b"airplane\nautomobile\n"}
@@ -52,7 +54,7 @@ def cifar(train=7, test=7, seed=0):
 
 
 def as_folder(files, folder):
-    """Writes files into a folder; returns the path of their top folder."""
+    """Writes files into a folder and returns the path of their top folder."""
     for name, content in files.items():
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,11 +63,11 @@ def as_folder(files, folder):
 
 
 def as_archive(files, path):
-    """Writes files into a tar archive, compressed as its name says (.gz, .bz2, .xz, .tar); returns its path.
+    """Writes files into a tar archive and returns its path.
 
     Args:
-      files: name → content, or pairs of them where a name comes twice.
-      path: of the archive.
+      files: Name → content, or pairs of name and content if a name occurs twice.
+      path: Path of the archive; its suffix (.gz, .bz2, .xz, .tar) chooses the compression.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,17 @@
-"""Small source files of Retrieval: made-up papers that cite one another, and a release of such."""
+"""Small source files of Retrieval: synthetic papers that cite one another, and a release of such papers."""
 
 import json
 import random
 
-TOPICS, WORDS = 12, 40  # words of a topic's own
+TOPICS, WORDS = 12, 40  # words that only one topic uses
 SYLLABLES = [first + second for first in "bdfgklmnprstvz" for second in "aeiou"]
 
 
 def acl(papers=600, citations=6_000, seed=0):
-    """Returns files as of acl-pairs-raw.tar.xz, name → content.
+    """Returns files in the layout of acl-pairs-raw.tar.xz, name → content.
 
-    A paper cites earlier ones, mostly of its own topic, and names the author of half of them. Texts have some
-    2,000 characters. The config "smoke" needs about as many papers and citations as these.
+    A paper cites earlier ones, mostly of its own topic, and names the authors of half of them. Texts have
+    about 2,000 characters. The variant "smoke" needs about this number of papers and citations.
     """
     draw = random.Random(f"acl:{seed}")
 
@@ -24,7 +24,7 @@ def acl(papers=600, citations=6_000, seed=0):
     edges = set()
     while len(edges) < citations:
         citing = draw.randrange(1, papers)
-        cited = int(citing * draw.random() ** 2)  # the early ones are cited most
+        cited = int(citing * draw.random() ** 2)  # early papers are cited most
         if topic_of[citing] == topic_of[cited] or draw.random() < 0.1:
             edges.add((citing, cited))
     named = [[] for _ in range(papers)]
@@ -52,9 +52,9 @@ def name_of(number):
 
 
 def release(train=12, validation=4, test=4, label="{}.0"):
-    """Returns files as of lra_release.gz, name → content, in the order test, train, eval.
+    """Returns files in the layout of lra_release.gz, name → content, in the order test, train, eval.
 
-    Texts are written as Python writes bytes. All pairs differ.
+    Texts are written as Python prints bytes. All pairs differ.
     """
     files = {"lra_release/listops-1000/basic_test.tsv": b"Source\tTarget\n"}
     for split, count in {"test": test, "train": train, "eval": validation}.items():
@@ -64,6 +64,6 @@ def release(train=12, validation=4, test=4, label="{}.0"):
 
 
 def row(text, number, label="{}.0"):
-    """A line of the release."""
+    """Returns a line of the release."""
     texts = [repr(f'{text} of {side}: "caf\xe9"\n{"it" * 60}'.encode()) for side in ("one", "other")]
     return "\t".join([label.format(number), "P02-1040", "E06-1032", *texts]).encode() + b"\n"

@@ -12,7 +12,7 @@ from helpers import sources, sources_retrieval
 
 
 def write(folder):
-    """Fills a folder that `lra prepare all --variant smoke --unofficial --manual-dir FOLDER` can read."""
+    """Fills a folder for `lra prepare all --variant smoke --unofficial --manual-dir FOLDER`."""
     sources.as_archive(sources.imdb(), folder / "aclImdb.tar.gz")
     sources.as_archive(sources.cifar(), folder / "cifar-10-binary.tar.gz")
     sources.as_archive(sources_retrieval.acl(), folder / "acl-pairs-raw.tar.gz")

@@ -1,4 +1,4 @@
-"""Attention over eight devices: they compute what one does, and what they send does not grow with T."""
+"""Attention over eight devices: they equal one device, and their communication does not grow with T."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 P = PartitionSpec
 DEVICES = 8
 B, T, N, H = 8, 48, 8, 6
-# Axes of (B, T, N, H) that a mesh of two axes shares out.
+# Axes of (B, T, N, H) that a mesh of two axes shards.
 SPECS = {
     "data": P(("x", "y")),
     "sequence": P(None, ("x", "y")),
@@ -35,7 +35,7 @@ VARIANTS = {
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Several blocks to a segment, so that the loop over them is part of what is compiled."""
+    """Uses several blocks per segment, so that the compiled program contains the loop over blocks."""
     monkeypatch.setitem(passes.BLOCK_SIZES, "cpu", (B * N * H * 2 // DEVICES, B * N * H * 2 // DEVICES))
 
 
@@ -50,7 +50,7 @@ def inputs(length=T):
 
 
 def step(query, key, value, cotangent, mask, temperature, **options):
-    """Output, weights, and the gradients of ⟨output, cotangent⟩ and of the temperature."""
+    """Returns output, weights, and the gradients of ⟨output, cotangent⟩, also in the temperature."""
 
     def attend(query, key, value, temperature):
         if temperature is not None:
@@ -84,7 +84,7 @@ def assert_same(found, expected):
 
 
 def compiled(variant, implementation, spec, length=T):
-    """The step over a mesh, compiled, and its arguments, shared out."""
+    """Returns the compiled step over a mesh, and its sharded arguments."""
     given, options = arguments(variant, length)
     over = mesh()
     whole = NamedSharding(over, spec)
@@ -96,7 +96,7 @@ def compiled(variant, implementation, spec, length=T):
 
 
 def sent(text):
-    """Collectives of a compiled program other than all-reduce, and the numbers that those reduce."""
+    """Returns a program's collectives other than all-reduce, and the size of its all-reduces."""
     others = re.findall(r" (all-gather|all-to-all|collective-permute|reduce-scatter)[-\w]*\(", text)
     reduced = re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
     sizes = [
@@ -120,12 +120,12 @@ def test_eight_devices_equal_one(spec, implementation):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_what_is_reduced_does_not_grow_with_length(implementation):
+def test_reductions_do_not_grow_with_length(implementation):
     counts = [
         sent(compiled("paper", implementation, SPECS["sequence"], length)[0].as_text()) for length in (48, 96)
     ]
     assert counts[0] == counts[1] == (set(), counts[0][1])
-    # Of every sequence and head: the memory, its cotangent, and two sums of the softmax and its backward.
+    # Per sequence and head: the memory, its cotangent, two sums of the softmax and two of its backward pass.
     assert 0 < counts[0][1] <= B * N * (2 * H + 4)
 
 
@@ -133,7 +133,7 @@ def test_what_is_reduced_does_not_grow_with_length(implementation):
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shard_map(variant, implementation, check_vma):
-    """Sequences over one axis, which is named, and the batch over another, which need not be."""
+    """The named axis shares sequences; the batch is on another axis, which needs no name."""
     given, options = arguments(variant)
     over = mesh()
     whole, mask, weights = P("x", "y"), P("x", "y"), P("x", None, "y")
@@ -187,11 +187,11 @@ def test_explicit_sharding(spec, implementation):
     assert_same(found, on_one_device("paper", implementation))
 
 
-def test_segments_hold_as_many_tokens_as_a_head_has_numbers():
+def test_a_segment_has_as_many_tokens_as_a_head_has_features():
     assert [passes.num_segments(length, 64) for length in (4096, 512, 448, 128, 63, 12)] == [8, 8, 4, 2, 1, 1]
 
 
-CAUSAL = P("x", None, "y")  # batch and heads: the past of a token is on its own device
+CAUSAL = P("x", None, "y")  # batch and heads: the past of a token is on the same device
 
 
 def causal_step(query, key, value, cotangent, mask):
@@ -203,7 +203,7 @@ def causal_step(query, key, value, cotangent, mask):
 
 
 @pytest.mark.parametrize("how", ["jit", "explicit", "shard_map"])
-def test_causal(how):
+def test_causal_attention(how):
     arrays, mask = inputs()
     expected = jax.jit(causal_step)(*jax.device_put((*arrays, mask), jax.devices()[0]))
     over = mesh(axis_types=(AxisType.Explicit if how == "explicit" else AxisType.Auto,) * 2)
@@ -222,8 +222,8 @@ def test_causal(how):
 
 
 @pytest.mark.parametrize("same", ["query", "key", "value"])
-def test_what_all_devices_have_the_same(same):
-    """In `shard_map`, an input that does not vary over the devices gets the sum of their cotangents."""
+def test_inputs_that_are_equal_on_all_devices(same):
+    """In `shard_map`, an input that is equal on all devices receives the sum of their cotangents."""
     (query, key, value, cotangent), _ = inputs()
     given = {"query": query, "key": key, "value": value}
     given[same] = jnp.broadcast_to(given[same][:1], query.shape)

@@ -1,4 +1,4 @@
-"""Real FFTs of our own against those of `jax.numpy`: under every transformation, and over eight devices."""
+"""Real FFTs of `hrrformer` against those of `jax.numpy`: every transformation, and eight devices."""
 
 import functools
 
@@ -26,14 +26,14 @@ def reals(shape=SHAPE, dtype="float32", seed=0):
 
 
 def near(found, expected):
-    """Both of the same dtype, and equal but for rounding."""
+    """Asserts the same dtype, and equal values up to rounding."""
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_allclose(x, y, rtol=0, atol=100 * jnp.finfo(x.dtype).eps * float(abs(y).max()))
 
 
 def cubes(rfft, irfft, x):
-    """Σ irfft(rfft(x)²)² + Σ Im rfft(x) (Re rfft(x))²: numbers that two derivatives leave dependent on x."""
+    """Returns Σ irfft(rfft(x)²)² + Σ Im rfft(x) (Re rfft(x))²; its second derivatives depend on x."""
     f = rfft(x)
     return jnp.sum(irfft(f * f, x.shape[-1]) ** 2) + jnp.sum(jnp.imag(f) * jnp.real(f) ** 2)
 
@@ -42,7 +42,7 @@ def cubes(rfft, irfft, x):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_values(size, dtype, x64):
     x = reals((3, size), dtype)
-    f = jax.lax.complex(*reals((2, 3, size // 2 + 1), dtype, seed=1))  # what no real vector has
+    f = jax.lax.complex(*reals((2, 3, size // 2 + 1), dtype, seed=1))  # not the spectrum of a real vector
     for wrap in (lambda function: function, functools.partial(jax.jit, static_argnums=1)):
         near(wrap(lambda x, _: fft.rfft(x))(x, 0), jnp.fft.rfft(x))
         near(wrap(fft.irfft)(f, size), jnp.fft.irfft(f, n=size))
@@ -91,12 +91,12 @@ def test_vmap(axis):
 
 
 def round_trip(x):
-    """2 x, by way of the coefficients."""
+    """Returns 2 x, computed from the coefficients."""
     return fft.irfft(fft.rfft(x) * jnp.asarray(2, jnp.complex64), x.shape[-1])
 
 
 def looped(x):
-    """8 x, by loops of both kinds."""
+    """Returns 8 x, computed by loops of both kinds."""
     x = jax.lax.fori_loop(0, 2, lambda _, x: round_trip(x), x)
     return jax.lax.scan(lambda x, _: (round_trip(x), None), x, None, length=1)[0]
 
@@ -110,7 +110,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("spec", [P("x", "y"), P(None, ("x", "y"))], ids=str)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_batch_stays_where_it_is(name, spec):
+def test_a_batch_stays_on_its_devices(name, spec):
     function, factor = FUNCTIONS[name]
     sharding = NamedSharding(mesh(), spec)
     x = jax.device_put(reals(), sharding)

@@ -1,4 +1,4 @@
-"""The algebra's laws, its gradients, and its behaviour where division by zero is near."""
+"""The laws of the algebra, its gradients, and its behavior near a division by zero."""
 
 import functools
 import subprocess
@@ -18,7 +18,7 @@ from hrrformer import spectral
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-SIZES = (1, 2, 7, 8, 66, 97)  # odd and even, of either implementation: up to 64 the matrix, then the FFT
+SIZES = (1, 2, 7, 8, 66, 97)  # odd and even, for both implementations: the matrix up to 64, then the FFT
 EPSILON = {"float16": 2e-3, "bfloat16": 1e-2, "float32": 1e-6, "float64": 1e-13}
 
 entries = st.floats(-8, 8, width=32, allow_subnormal=False)
@@ -26,13 +26,13 @@ entries = st.floats(-8, 8, width=32, allow_subnormal=False)
 
 @st.composite
 def vectors(draw, count, batch=()):
-    """`count` vectors of one size; simple ones first: zeros, repeated entries, wide ranges."""
+    """Draws `count` vectors of one size; simple ones first: zeros, repeated entries, wide ranges."""
     size = draw(st.sampled_from(SIZES))
     return [draw(hnp.arrays(np.float32, (*batch, size), elements=entries)) for _ in range(count)]
 
 
 def regular(size, *shape, seed=0):
-    """Normal vectors whose Fourier coefficients are all at least a twentieth of the largest."""
+    """Returns normal vectors with all Fourier coefficients at least a twentieth of the largest."""
     rng = np.random.default_rng((seed, size))
     spectrum = np.fft.rfft(rng.normal(size=(*shape, size)))
     magnitude = np.abs(spectrum)
@@ -41,7 +41,7 @@ def regular(size, *shape, seed=0):
 
 
 def near(found, expected, scale, tolerance=1e-5):
-    """Whether the error's norm is below `tolerance` of `scale`, the size of what was multiplied."""
+    """Asserts that the error's norm is below `tolerance` times `scale`, the size of the factors."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert np.all(np.isfinite(found))
     assert np.linalg.norm(found - expected) <= tolerance * scale + 1e-30
@@ -52,11 +52,11 @@ def norms(*arrays):
 
 
 def largest(*arrays):
-    """The largest norm a binding of these can have, H^((n-1)/2) times their norms (constant vectors have)."""
+    """Returns the largest norm of a binding: H^((n-1)/2) times the norms, reached by constant vectors."""
     return np.shape(arrays[0])[-1] ** ((len(arrays) - 1) / 2) * norms(*arrays)
 
 
-# Laws. Compiled once for each size.
+# Laws. Compiled once per size.
 
 bind = jax.jit(hrr.bind)
 unbind = jax.jit(hrr.unbind, static_argnames="exact")
@@ -152,7 +152,7 @@ def test_unitary_projection(x):
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 64, 65])
 def test_sines_without_a_phase_are_exactly_zero(size):
-    """The coefficients that stand for themselves are real: not 1e-16, which `phase` would make 1."""
+    """Self-conjugate coefficients have no imaginary part, not even 1e-16, which `phase` would turn into 1."""
     bins = size // 2 + 1
     alone = np.array([2 * k % size == 0 for k in range(bins)])
     assert alone.sum() == (1 if size % 2 else 2)
@@ -228,7 +228,7 @@ DEFINITIONS = {
     ("dtype", "size"), [("float16", 7), ("bfloat16", 66), ("float32", 97), ("float64", 8)]
 )
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_dtype_is_kept_and_rounding_is_the_dtypes(name, dtype, size):
+def test_the_dtype_is_kept_and_determines_the_rounding(name, dtype, size):
     _, count = FUNCTIONS[name]
     with jax.enable_x64(dtype == "float64"):
         inputs = [jnp.asarray(regular(size, 3, seed=seed), dtype) for seed in range(count)]
@@ -240,7 +240,7 @@ def test_dtype_is_kept_and_rounding_is_the_dtypes(name, dtype, size):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_half_precision_computes_in_single(name):
-    """One rounding, at the end: equal to the float32 result of the same numbers, rounded."""
+    """One rounding, at the end: the result is that of float32 for the same numbers, rounded."""
     function, count = FUNCTIONS[name]
     inputs = [jnp.asarray(regular(97, 3, seed=seed), jnp.bfloat16) for seed in range(count)]
     expected = function(*(x.astype(jnp.float32) for x in inputs)).astype(jnp.bfloat16)
@@ -260,7 +260,7 @@ def test_mixed_dtypes_promote():
 
 @pytest.mark.parametrize("size", [1, 2, 7, 66])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_gradients_are_those_of_the_definition(name, size):
+def test_gradients_equal_those_of_the_definition(name, size):
     _, count = FUNCTIONS[name]
     inputs = [regular(size, 1, seed=seed + 10) for seed in range(count)]
     cotangent = np.random.default_rng(size).normal(size=DEFINITIONS[name](*inputs).shape)
@@ -268,7 +268,7 @@ def test_gradients_are_those_of_the_definition(name, size):
         [jnp.asarray(x, jnp.float32) for x in inputs], jnp.asarray(cotangent, jnp.float32)
     )
     for position in range(count):
-        steps = 1e-6 * np.eye(size)  # all of them at once, along the leading axis
+        steps = 1e-6 * np.eye(size)  # all steps at once, along the leading axis
         up, down = (
             DEFINITIONS[name](*(x + s * steps * (i == position) for i, x in enumerate(inputs)))
             for s in (1, -1)
@@ -292,7 +292,7 @@ def test_zero_vectors_have_finite_values_and_gradients(name, size):
 
 
 @pytest.mark.parametrize("size", [1, 2, 67])
-def test_zero_vectors_by_value(size):
+def test_values_at_zero_vectors(size):
     def found(name, *inputs):
         value, (slope, *_), _ = value_and_jacobians(name)(*inputs)
         return np.asarray(value), np.asarray(slope)
@@ -317,7 +317,7 @@ def test_unit_and_cosine_at_extreme_scales(scale):
     for other in (np.float32(1.0), scale):
         found = COMPILED["cosine_similarity"](large, jnp.asarray(y * other, jnp.float32))
         near(found, oracle.cosine(x, y), 1.0, 1e-6)
-    if 1e-35 < scale < 1e35:  # the slope itself is near the ends of float32 beyond
+    if 1e-35 < scale < 1e35:  # beyond, the slope itself is near the limits of float32
         slope = value_and_jacobians("cosine_similarity")(large, jnp.asarray(y, jnp.float32))[1][0]
         expected = (y / np.linalg.norm(y) - oracle.cosine(x, y) * x / np.linalg.norm(x)) / np.linalg.norm(x)
         near(np.float64(slope) * scale, expected, norms(expected))
@@ -336,7 +336,7 @@ def test_second_derivatives_of_the_cosine():
 
 
 def deficient(size, kind):
-    """A vector some of whose Fourier coefficients are zero but for rounding error."""
+    """Returns a vector with some Fourier coefficients that are zero up to rounding errors."""
     ones = np.ones(size)
     rng = np.random.default_rng(size)
     return {
@@ -385,7 +385,7 @@ def test_unitary_projection_of_deficient_vectors(size, kind):
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.complex64])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_only_real_floating_point(name, dtype, untyped):
+def test_dtypes_other_than_real_floats_are_refused(name, dtype, untyped):
     function, count = FUNCTIONS[name]
     with pytest.raises(TypeError, match=f"real floating-point array; got dtype {jnp.dtype(dtype)}"):
         function(*[jnp.ones(3, dtype)] * count)
@@ -398,7 +398,7 @@ def test_sizes_must_agree(name, untyped):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_last_axis_is_needed(name, untyped):
+def test_a_last_axis_is_required(name, untyped):
     function, count = FUNCTIONS[name]
     for shape in ((), (3, 0)):
         with pytest.raises(ValueError, match="last axis of at least one element"):
@@ -431,6 +431,6 @@ for _ in range(50):
 """
 
 
-def test_transforms_side_by_side_end():
-    """With jaxlib 0.11.1 and 0.11.2 they wait for each other, each on a thread that the other needs."""
+def test_concurrent_transforms_do_not_deadlock():
+    """With jaxlib 0.11.1 and 0.11.2, concurrent transforms wait for each other's threads."""
     subprocess.run([sys.executable, "-c", SIDE_BY_SIDE], env=arena.environment(), timeout=120, check=True)

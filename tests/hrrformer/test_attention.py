@@ -1,4 +1,4 @@
-"""`hrr_attention` against the oracle, under padding and scaling, by its cost, and what it refuses."""
+"""`hrr_attention`: comparison with the oracle, padding, scaling, cost, and refusals."""
 
 import functools
 import re
@@ -34,7 +34,7 @@ TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2, "float32": 1e-5, "float64": 1e-1
 
 
 def shape_for(name, implementation):
-    """Odd H in one implementation, even H in the other, the other way round for every second variant.
+    """Returns an odd H for one implementation and an even H for the other, swapped for every second variant.
 
     Tests that take their shape from here share what `run` compiles, and meet all four combinations.
     """
@@ -42,7 +42,7 @@ def shape_for(name, implementation):
 
 
 def draw(shape=SHAPE, seed=0, dtype="float32"):
-    """Query, key, value and the two cotangents, rounded to `dtype`, as float64."""
+    """Returns query, key, value and the two cotangents, rounded to `dtype`, as float64."""
     rng = np.random.default_rng(seed)
     *batch, length, heads, _ = shape
     arrays = [rng.normal(size=shape) for _ in range(4)] + [rng.normal(size=(*batch, heads, length))]
@@ -50,7 +50,7 @@ def draw(shape=SHAPE, seed=0, dtype="float32"):
 
 
 def pull_back(inputs, out_cotangent, weights_cotangent, mask, variant, **static):
-    """Output, weights, and the gradients of ⟨out, cotangent⟩ + ⟨weights, cotangent⟩."""
+    """Returns output, weights, and the gradients of ⟨out, cotangent⟩ + ⟨weights, cotangent⟩."""
 
     def function(query, key, value):
         return hrr_attention(query, key, value, mask=mask, return_weights=True, **variant, **static)
@@ -63,15 +63,15 @@ def pull_back(inputs, out_cotangent, weights_cotangent, mask, variant, **static)
 
 STATIC = ("inverse", "implementation", "rescale", "output", "precision")
 jitted = jax.jit(pull_back, static_argnames=STATIC)
-# The same HLO after XLA's passes, turned into machine code without LLVM's: half the time to compile. For
-# programs that run once and whose values alone matter.
+# XLA's passes without LLVM's: the same HLO in half the compile time. For programs that run once, where only
+# the values matter.
 jitted_once = jax.jit(
     pull_back, static_argnames=STATIC, compiler_options={"xla_backend_optimization_level": 0}
 )
 
 
 def run(arrays, mask=None, dtype="float32", jitted=jitted, **variant):
-    """The above, compiled, with inputs of `dtype`."""
+    """Runs the compiled function above with inputs of `dtype`."""
     wide = "float64" if dtype == "float64" else "float32"
     static = {name: x for name, x in variant.items() if name != "temperature"}
     traced = {}
@@ -110,8 +110,8 @@ def assert_near(found, reference, tolerance):
     [(name, "float32") for name in VARIANTS]
     + [(name, "float64") for name in ("paper", "temperature a head", "exact unbound rescale")],
 )
-def test_value_and_gradient_are_the_oracles(name, dtype, implementation):
-    # Numbers of float32 are numbers of float64: one oracle for both.
+def test_value_and_gradient_equal_the_oracles(name, dtype, implementation):
+    # float32 values are exact in float64, so one oracle serves both.
     arrays, mask, reference = expected(name, shape_for(name, implementation), dtype="float32")
     wide = dtype == "float64"
     compiled = jitted_once if wide else jitted
@@ -135,7 +135,7 @@ def test_half_precision_is_rounded_once(name, dtype, implementation):
     found = run(arrays, mask, dtype, implementation=implementation, **VARIANTS[name])
     assert [x.dtype for x in found] == [jnp.dtype(d) for d in (dtype, "float32", dtype, dtype, dtype)]
     assert_near(found, reference, TOLERANCE[dtype])
-    assert error(found[1], reference[1]) <= 1e-5  # the weights are float32 all along
+    assert error(found[1], reference[1]) <= 1e-5  # the weights are always float32
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_shapes(shape, implementation):
     if shape[-1] == 1:  # a cosine in one dimension is a sign: its gradient is rounding error
         assert all(error(found[i], reference[i]) <= 1e-5 for i in (0, 1, 4))
         assert np.abs(np.stack(found[2:4])).max() < 1e-5
-    elif shape[-3] == 1:  # a single weight is 1 whatever query and key say
+    elif shape[-3] == 1:  # a single weight is 1 for any query and key
         assert all(error(found[i], reference[i]) <= 1e-6 for i in (0, 1, 4))
         assert np.abs(np.stack(found[2:4])).max() < 1e-6
     else:
@@ -165,7 +165,7 @@ def test_shapes(shape, implementation):
     ("name", "implementation"),
     [("paper", "matmul"), ("unbound", "matmul"), ("temperature a head", "fft"), ("exact", "fft")],
 )
-def test_in_blocks_and_a_rest(name, implementation, monkeypatch):
+def test_blocks_and_a_partial_block_equal_the_whole(name, implementation, monkeypatch):
     shape = shape_for(name, implementation)
     token = shape[0] * shape[2] * shape[3]
     monkeypatch.setitem(passes.BLOCK_SIZES, "cpu", (4 * token // jax.device_count(),) * 2)
@@ -180,13 +180,13 @@ def test_in_blocks_and_a_rest(name, implementation, monkeypatch):
     jitted_once.clear_cache()
     found = run(arrays, mask, jitted=jitted, implementation=implementation, **VARIANTS[name])
     jitted_once.clear_cache()
-    assert whiles == [4]  # the passes: three blocks of 4 tokens in a loop, and one token after it
+    assert whiles == [4]  # one loop per pass: three blocks of 4 tokens; one token follows
     assert_near(found, reference, 1e-5)
 
 
 @pytest.mark.parametrize(("implementation", "size"), [("fft", 5), ("matmul", 6)])
-def test_gradients_by_finite_differences(implementation, size, x64):
-    """Of the gradient, too: reverse over reverse. In float64, against differences of the function itself."""
+def test_gradients_equal_finite_differences(implementation, size, x64):
+    """Reverse mode, and reverse over reverse, in float64, against differences of the function itself."""
     q, k, v = (jnp.asarray(x) for x in draw((2, 5, 2, size), seed=16)[:3])
     mask = jnp.asarray(MASK[:, :5])
     tau = jnp.asarray([0.5, 2.0])
@@ -200,7 +200,7 @@ def test_gradients_by_finite_differences(implementation, size, x64):
         jax.test_util.check_grads(function, (q, k, v, tau), order=2, modes=["rev"], rtol=1e-4, atol=1e-4)
 
 
-def test_vmap_is_the_batch():
+def test_vmap_equals_the_batch():
     arrays, mask, _ = expected("paper", dtype="float32")
     q, k, v = (jnp.asarray(x, jnp.float32) for x in arrays[:3])
     attend = jax.jit(jax.vmap(lambda q, k, v, mask: hrr_attention(q, k, v, mask=mask)))
@@ -256,14 +256,14 @@ def test_temperature_forms_agree(untyped):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_temperature_a_head_is_one_scalar_run_a_head(implementation):
+def test_a_temperature_per_head_equals_one_scalar_run_per_head(implementation):
     arrays = draw(shape_for("temperature a head", implementation), seed=14)
     taus = VARIANTS["temperature a head"]["temperature"]
     together = run(arrays, MASK, temperature=taus, implementation=implementation)
     for head, tau in enumerate(taus):
         alone = run(arrays, MASK, temperature=tau, implementation=implementation)
         for i, (x, y) in enumerate(zip(together, alone, strict=True)):
-            axis = 1 if i == 1 else 2  # of the weights (B, N, T), and of the rest (B, T, N, H)
+            axis = 1 if i == 1 else 2  # the weights are (B, N, T), the others (B, T, N, H)
             assert error(np.take(np.asarray(x), head, axis), np.take(np.asarray(y), head, axis)) < 1e-6
     assert error(together[1][:, 0], together[1][:, 2]) > 1e-2  # the heads' temperatures differ
 
@@ -295,7 +295,7 @@ def test_padding_changes_nothing(name, implementation):
     ("name", "implementation", "size"),
     [("paper", "fft", 7), ("temperature", "matmul", 7), ("exact unbound rescale", "matmul", 8)],
 )
-def test_an_all_true_mask_is_no_mask(name, implementation, size):
+def test_an_all_true_mask_equals_no_mask(name, implementation, size):
     arrays = draw((2, 5, 3, size), seed=3)
     variant = {**VARIANTS[name], "implementation": implementation}
     assert_near(run(arrays, **variant), run(arrays, np.ones((2, 5), bool), **variant), 1e-6)
@@ -338,7 +338,7 @@ def test_extreme_temperatures_with_masked_garbage(temperature, implementation):
     if temperature > 1:  # uniform over the valid tokens
         np.testing.assert_allclose(weights[0], 1 / 13, rtol=1e-5)
         np.testing.assert_allclose(weights[1, :, :8], 1 / 8, rtol=1e-5)
-    else:  # the best score takes all
+    else:  # the best score takes all the weight
         np.testing.assert_allclose(weights.max(-1), 1.0, rtol=1e-5)
 
 
@@ -352,7 +352,7 @@ def test_an_empty_batch():
 def test_mask_forms_agree():
     arrays = draw(seed=7)
     q, k, v = (jnp.asarray(x, jnp.float32) for x in arrays[:3])
-    attend = jax.jit(hrr_attention)  # for shapes of its own; what other tests run eagerly is compiled
+    attend = jax.jit(hrr_attention)  # for its own shapes; functions that other tests run eagerly are compiled
     one = jnp.asarray(MASK[1:])
     reference = hrr_attention(q, k, v, mask=jnp.tile(one, (2, 1)))
     for mask in (one, one[:, None, None, :], jnp.tile(one, (2, 1))[:, None, None, :]):
@@ -380,7 +380,7 @@ def test_zero_vectors(which, everywhere):
         assert all(error(x, y) <= 1e-5 for x, y in zip(found, reference, strict=False))
         for x, y in zip(found[2:], oracle.gradients(*arrays), strict=True):
             assert np.linalg.norm(x - y) <= 1e-5 * max(np.linalg.norm(y), 1.0)
-        swapped = IMPLEMENTATIONS[1 - IMPLEMENTATIONS.index(implementation)]  # padding tests compiled it
+        swapped = IMPLEMENTATIONS[1 - IMPLEMENTATIONS.index(implementation)]  # as compiled by padding tests
         exact = run(arrays, implementation=swapped, **VARIANTS["exact unbound rescale"])
         assert all(np.isfinite(x).all() for x in exact)
 
@@ -428,12 +428,12 @@ def test_scaled_half_precision_is_single_precision_of_the_same_numbers(scale, im
     assert half.dtype == jnp.float32
     assert error(half, single) <= 1e-4
     uniform = MASK[:, None, :] / MASK.sum(-1)[:, None, None]
-    assert error(np.broadcast_to(uniform, single.shape), single) > 1e-2  # there is something to lose
+    assert error(np.broadcast_to(uniform, single.shape), single) > 1e-2  # a uniform result would be visible
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_each_token_has_its_own_scale(implementation):
-    """The query and value lengths of every token are divided out, not those of the whole sequence."""
+    """Query and value are normalized per token, not per sequence."""
     arrays = draw(shape_for("paper", implementation), seed=10)
     lengths = 2.0 ** np.random.default_rng(0).integers(-30, 30, size=(2, 13, 3, 1))
     reference = run(arrays, MASK, implementation=implementation)
@@ -464,7 +464,7 @@ def test_second_derivatives(implementation, size):
     assert all(np.isfinite(x).all() for x in second)
 
 
-# Refusals: the messages as users see them, without the tests' run-time type checks.
+# Refusals: the messages that users see, without the run-time type checks of the tests.
 
 X = np.zeros(SHAPE, np.float32)
 
@@ -482,18 +482,18 @@ X = np.zeros(SHAPE, np.float32)
         (2, 1, 13, 1),
     ],
 )
-def test_refused_mask_shapes(shape, untyped):
+def test_wrong_mask_shapes_are_refused(shape, untyped):
     with pytest.raises(ValueError, match=rf"mask must be a key-padding .*got {re.escape(str(shape))}"):
         hrr_attention(X, X, X, mask=jnp.ones(shape, bool))
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.float32])
-def test_refused_mask_dtypes(dtype, untyped):
+def test_wrong_mask_dtypes_are_refused(dtype, untyped):
     with pytest.raises(TypeError, match=f"mask must be boolean.*got dtype {jnp.dtype(dtype)}"):
         hrr_attention(X, X, X, mask=jnp.ones((2, 13), dtype))
 
 
-def test_refused_inputs(untyped):
+def test_wrong_inputs_are_refused(untyped):
     for name in ("key", "value"):
         shorter = {"query": X, "key": X, "value": X, name: X[:, :5]}
         with pytest.raises(ValueError, match=rf"{name} must have .*got \(2, 5, 3, 7\).*cross-attention"):
@@ -512,7 +512,7 @@ def test_refused_inputs(untyped):
             hrr_attention(empty, empty, empty)
 
 
-def test_refused_names_and_temperatures(untyped):
+def test_wrong_names_and_temperatures_are_refused(untyped):
     with pytest.raises(ValueError, match=r"inverse must be one of .*got 'pseudo'"):
         hrr_attention(X, X, X, inverse="pseudo")
     with pytest.raises(ValueError, match=r"output must be one of .*got 'sum'"):
@@ -523,7 +523,7 @@ def test_refused_names_and_temperatures(untyped):
     for temperature in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="temperature must be positive"):
             hrr_attention(X, X, X, temperature=temperature)
-    for shape in ((13,), (13, 3), (2, 1, 1, 3)):  # none of them is one a head or sequence
+    for shape in ((13,), (13, 3), (2, 1, 1, 3)):  # none of them has one value per head or sequence
         with pytest.raises(ValueError, match=r"temperature must broadcast to \(2, 1, 3\)"):
             hrr_attention(X, X, X, temperature=jnp.ones(shape))
     with pytest.raises(ValueError, match="temperature must broadcast"):
@@ -543,14 +543,14 @@ def takes_ffts(size, **options):
 
 
 @pytest.mark.parametrize("size", [8, 64, 65, 512])
-def test_the_implementation_is_obeyed(size):
+def test_the_chosen_implementation_runs(size):
     for variant in ({}, {"output": "unbound"}, {"inverse": "exact"}):
         assert takes_ffts(size, implementation="fft", **variant)
         assert not takes_ffts(size, implementation="matmul", **variant)
     assert takes_ffts(size) == (resolve_implementation(None, size) == "fft")
 
 
-def test_the_choice_by_size(monkeypatch):
+def test_the_default_implementation_depends_on_size(monkeypatch):
     for platform, largest in (("cpu", 64), ("gpu", 256), ("tpu", 256)):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
         assert resolve_implementation(None, largest) == "matmul"

@@ -1,4 +1,4 @@
-"""Causal attention against the oracle, and sequences read in pieces against sequences read at once."""
+"""Causal attention against the oracle, and sequences read in pieces against whole sequences."""
 
 import functools
 
@@ -36,7 +36,7 @@ CUTS = ((13,), (1,) * 13, (5, 8), (1, 7, 2, 3))
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
-    """Blocks of 4 tokens, so that 13 of them are three blocks and a quarter."""
+    """Uses blocks of 4 tokens, so that 13 tokens are three blocks and a quarter."""
     monkeypatch.setattr(causal, "BLOCK", 4)
 
 
@@ -74,7 +74,7 @@ def expected(name, shape, mask):
     [("paper", mask) for mask in MASKS]
     + [("exact unbound rescale", "left"), ("temperature a head", "holes"), ("unbound", "right")],
 )
-def test_value_and_gradient_are_the_oracles(name, mask, implementation):
+def test_value_and_gradient_equal_the_oracles(name, mask, implementation):
     shape = shape_for(name, implementation)
     found = run(
         draw(shape, seed=1, dtype="float32"), MASKS[mask], implementation=implementation, **VARIANTS[name]
@@ -105,7 +105,7 @@ def test_half_precision(dtype):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("name", BOTH)
 def test_no_output_depends_on_a_later_token(name, implementation):
-    """By gradient: of output and weight of token t, in every input, exactly zero after t and not before."""
+    """The gradient of output and weight of token t, in every input, is exactly zero after t, not before."""
     arrays = draw(shape_for(name, implementation), seed=2)
     for t in (0, 3, 4, 11):
         arrays[3][:, np.arange(13) != t] = 0.0
@@ -120,7 +120,7 @@ def test_no_output_depends_on_a_later_token(name, implementation):
 
 @pytest.mark.parametrize("cuts", CUTS, ids=str)
 @pytest.mark.parametrize(("name", "mask"), [("paper", "none"), ("exact unbound rescale", "left")])
-def test_in_pieces(cuts, name, mask):
+def test_pieces_equal_the_whole_sequence(cuts, name, mask):
     implementation = IMPLEMENTATIONS[len(cuts) % 2]
     shape = shape_for(name, implementation)
     arrays = draw(shape, seed=1, dtype="float32")
@@ -146,8 +146,8 @@ def test_in_pieces(cuts, name, mask):
     assert error(state.memory, bound) < 1e-5
 
 
-def test_gradients_by_finite_differences(x64):
-    """Of the temperature, too, and of the gradient: forward and reverse mode."""
+def test_gradients_equal_finite_differences(x64):
+    """Gradients in the temperature, too, and second derivatives, in forward and reverse mode."""
     q, k, v = (jnp.asarray(x) for x in draw((2, 6, 3, 5), seed=16)[:3])
     tau = jnp.asarray([0.5, 1.0, 2.0])
     mask = jnp.asarray(LEFT[:, 4:10])
@@ -173,7 +173,7 @@ def test_the_gradient_of_any_temperature_is_finite(temperature):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_no_output_depends_on_a_later_token_whatever_it_holds(bad):
+def test_extreme_values_of_a_later_token_change_nothing(bad):
     inputs = [jnp.asarray(x, jnp.float32) for x in draw(seed=2)[:3]]
     attend = jax.jit(lambda q, k, v: hrr_attention(q, k, v, is_causal=True, return_weights=True))
     reference = attend(*inputs)
@@ -210,7 +210,7 @@ def test_extreme_temperatures_with_masked_garbage(temperature):
     out, weights, *slopes = run(arrays, LEFT, temperature=temperature, implementation="matmul")
     assert all(np.isfinite(x).all() for x in (out, *slopes))
     first = LEFT.argmax(-1)
-    assert all(np.allclose(weights[i, :, t], 1.0) for i, t in enumerate(first))  # alone so far
+    assert all(np.allclose(weights[i, :, t], 1.0) for i, t in enumerate(first))  # no earlier token
     for x in (np.moveaxis(weights, -1, 1), out, *slopes):
         np.testing.assert_array_equal(x[~LEFT], 0.0)
 
@@ -243,7 +243,7 @@ def test_memory_is_linear_in_length(monkeypatch):
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    # A memory a token, in spectra of 10 numbers for vectors of 8, would be 20 arrays and more.
+    # One memory per token, in spectra of 10 numbers for vectors of 8, would need 20 arrays or more.
     assert 1.5 < needed(4096) / needed(2048) < 2.2
     assert needed(4096) < 12 * 4096 * 2 * 8 * 4
 
@@ -257,7 +257,7 @@ N, D = 3, 12
     "options", [{}, {"rescale": True, "normalize_qk": True, "output": "unbound", "learn_temperature": True}]
 )
 @pytest.mark.parametrize("mask", ["none", "left"])
-def test_layers_decode_what_they_compute_at_once(options, mask):
+def test_decoding_equals_one_call(options, mask):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 13, D)), jnp.float32)
     valid = jnp.ones((2, 13), bool) if MASKS[mask] is None else jnp.asarray(MASKS[mask])
     module = hrrformer.nnx.HRRAttention(N, D, rngs=nnx.Rngs(0), **options)
@@ -265,7 +265,7 @@ def test_layers_decode_what_they_compute_at_once(options, mask):
     decoding = nnx.view(module, decode=True, batch_size=2)
     layer = hrrformer.linen.HRRAttention(N, decode=True, **options)
     params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-    cache = layer.init(jax.random.key(0), x)["cache"]  # reads nothing: the cache is that of no token
+    cache = layer.init(jax.random.key(0), x)["cache"]  # init reads no token, so the cache is empty
     np.testing.assert_array_equal(cache["cached_num_tokens"], 0)
     assert (
         error(
@@ -290,7 +290,7 @@ def test_layers_decode_what_they_compute_at_once(options, mask):
         assert error(np.concatenate(pieces, axis=1), whole) < 1e-5
     np.testing.assert_array_equal(decoding.cached_num_tokens[...], valid.sum(-1))
     assert decoding.cached_memory.shape == cache["cached_memory"].shape == (2, N, D // N)
-    assert module.cached_memory is None  # the view has a cache of its own
+    assert module.cached_memory is None  # the view has its own cache
     decoding.init_cache(x.shape)
     assert error(decoding(x, mask=valid), whole) < 1e-5
 
@@ -323,8 +323,8 @@ def test_a_model_of_scanned_layers_decodes():
         decoding.layers.init_cache(x.shape)
 
 
-def test_a_state_of_zeros_is_the_first():
-    """Caches are often made by `jax.eval_shape` and zeros."""
+def test_a_state_of_zeros_is_the_initial_state():
+    """Programs often make caches from `jax.eval_shape` and zeros."""
     for x in jax.tree.leaves(init_causal_state(2, 3, 8)):
         np.testing.assert_array_equal(x, 0)
 

@@ -47,7 +47,7 @@ def flax_nnx_layer(**options):
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(layer, params, *arguments, **keywords):
-    """`layer.apply`, compiled once for equal layers and shapes."""
+    """Calls `layer.apply`, compiled once for equal layers and shapes."""
     return layer.apply({"params": params}, *arguments, **keywords)
 
 
@@ -55,7 +55,7 @@ run = nnx.jit(lambda module, *arguments, **keywords: module(*arguments, **keywor
 
 
 def randomise(tree, seed=1):
-    """The same tree with every leaf, biases and scales too, replaced by normal numbers."""
+    """Returns the tree with every leaf, including biases and scales, replaced by normal numbers."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), tree)
 
@@ -76,13 +76,13 @@ def same(x, y, tolerance=1e-6):
     )
 
 
-# One tree, one result.
+# Equal parameters, equal results.
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("normalize_qk", [False, True])
 @pytest.mark.parametrize("sizes", [{}, {"qkv_features": 6, "out_features": 4}])
-def test_the_parameter_tree_is_flaxs(use_bias, normalize_qk, sizes):
+def test_the_parameter_tree_equals_flaxs(use_bias, normalize_qk, sizes):
     options = {"use_bias": use_bias, "normalize_qk": normalize_qk, **sizes}
     shapes = functools.partial(jax.tree.map, jnp.shape)
 
@@ -102,7 +102,7 @@ def test_the_parameter_tree_is_flaxs(use_bias, normalize_qk, sizes):
         assert shapes(tree) == shapes(trees[0])
 
 
-def test_initial_values_are_flaxs():
+def test_initial_values_equal_flaxs():
     ours = linen_layer().init(jax.random.key(3), inputs())
     chex.assert_trees_all_equal(ours, nn.MultiHeadDotProductAttention(N).init(jax.random.key(3), inputs()))
     ours = nnx_layer(rngs=nnx.Rngs(3))
@@ -111,7 +111,7 @@ def test_initial_values_are_flaxs():
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("extra", [{}, {"normalize_qk": True, "learn_temperature": True}])
-def test_linen_is_nnx(name, extra):
+def test_linen_equals_nnx(name, extra):
     params = linen_params(**extra)
     module = nnx_layer(**VARIANTS[name], **extra)
     assert jax.tree.map(jnp.shape, as_dict(module)) == jax.tree.map(jnp.shape, params)
@@ -146,7 +146,7 @@ def test_attention_fn_inside_flaxs_layers(name):
         same(sown["attention_weights"][0], weights)
 
 
-def test_the_layer_is_projections_around_the_oracle():
+def test_the_layer_equals_projections_around_the_oracle():
     params = linen_params()
     x = np.asarray(inputs(), np.float64)
     tree = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
@@ -174,7 +174,7 @@ def test_three_inputs():
     same(call(*(np.asarray(x)[0] for x in (q, k, v))), three[0])  # no batch
 
 
-def test_arguments_are_those_of_flax():
+def test_arguments_match_flaxs():
     own = {"inverse", "implementation", "rescale", "temperature", "learn_temperature", "output", "axis_name"}
     offered = {"num_heads", "qkv_features", "out_features", "dtype", "param_dtype", "broadcast_dropout"}
     offered |= {"dropout_rate", "deterministic", "precision", "kernel_init", "out_kernel_init", "bias_init"}
@@ -231,7 +231,7 @@ def test_dropout_of_the_function():
     dropped = np.all(outs == 0, axis=-1)
     assert dropped.mean() == pytest.approx(0.25, abs=0.01)
     ratio = (outs / np.asarray(kept))[~dropped]
-    np.testing.assert_allclose(ratio, 1 / 0.75, rtol=1e-5)  # which keeps the expectation
+    np.testing.assert_allclose(ratio, 1 / 0.75, rtol=1e-5)  # the expectation is preserved
     assert (dropped[:, 0] != dropped[:, 1]).any()
     shared = call(dropout_rng=jax.random.key(1), dropout_rate=0.25)
     dropped = np.all(np.asarray(shared) == 0, axis=-1)
@@ -363,7 +363,7 @@ def test_partitioning_metadata():
     assert module.out.kernel.get_metadata("out_sharding") == ("model", None, None)
 
 
-def test_initialisers():
+def test_initializers():
     constant = nn.initializers.constant
     options = {
         "kernel_init": constant(1.0),
@@ -446,7 +446,7 @@ def test_padding_through_the_layers():
         same(np.asarray(call(longer, mask=mask))[:, :T], call(x))
 
 
-# Refusals, as users see them.
+# Refusals: the messages that users see.
 
 
 def call(api, options, *arguments, **keywords):

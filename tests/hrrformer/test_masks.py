@@ -1,4 +1,4 @@
-"""Masks as Flax makes them: padding is understood, everything else is refused with the way out."""
+"""Masks that Flax makes: padding masks are accepted; other masks are refused with advice."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_other_masks_of_flax_are_refused():
     refused(causal, given)
     refused(nn.combine_masks(causal, padding), given)
     refused(padding.at[0, 0, 1, 2].set(0.0), given)
-    refused(padding.at[1, 0, 0, 0].set(1.0), given)  # a padded query that sees a key
+    refused(padding.at[1, 0, 0, 0].set(1.0), given)  # a padded query that attends to a key
     refused(padding - 1e9, given)  # a bias
 
 
@@ -82,7 +82,7 @@ def test_a_square_causal_mask_is_not_padding():
     assert hrr_attention(one, one, one, mask=jnp.ones((1, 1), bool)).shape == one.shape
 
 
-def test_lists():
+def test_lists_are_accepted():
     np.testing.assert_array_equal(attend(VALID.tolist()), attend(jnp.asarray(VALID)))
     with pytest.raises(TypeError, match=r"mask must be boolean.*got dtype int32"):
         attend(VALID.astype(int).tolist())
@@ -90,7 +90,7 @@ def test_lists():
 
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
-def test_layers_take_them(api):
+def test_layers_accept_masks_of_flax(api):
     x = jax.random.normal(jax.random.key(1), (B, T, 8))
     layer = hrrformer.nnx.HRRAttention(N, 8, rngs=nnx.Rngs(0))
     if api == "linen":

@@ -1,4 +1,4 @@
-"""The oracle against itself: a wrong oracle makes every other test worthless."""
+"""The oracle against itself, since every other test depends on it."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_bind_by_hand():
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
-def test_inverse_is_the_systems_solution(size):
+def test_the_inverse_solves_the_system(size):
     x = np.random.default_rng(size).normal(size=(3, size))
     np.testing.assert_allclose(
         oracle.bind(oracle.inverse(x), x), np.tile(oracle.impulse(size), (3, 1)), atol=1e-10

@@ -1,4 +1,4 @@
-"""`implementation="pallas"`: against the oracle when interpreted, and lowered for GPU and TPU without one."""
+"""`implementation="pallas"`: interpreted against the oracle, and lowered for GPU and TPU without a device."""
 
 import functools
 import warnings
@@ -33,19 +33,19 @@ from hrrformer.spectral import resolve_implementation, to_spectrum
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-# Blocks of GPU or TPU, the former in one chunk of blocks a sequence or in several chunks.
+# Blocks of GPU or TPU; those of a GPU in one chunk of blocks per sequence, or in several chunks.
 BLOCKS = ("gpu", "gpu chunks", "tpu")
 
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """Sets the blocks that kernels are interpreted with, small enough that sequences of 13 have several."""
+    """Sets the blocks of the interpreted kernels, so small that sequences of 13 tokens have several."""
 
     def choose(name):
         monkeypatch.setattr(pallas, "INTERPRETED", name.split()[0])
         monkeypatch.setattr(pallas, "GPU_BLOCK", {"default": 4})
         monkeypatch.setattr(pallas, "TPU_BLOCK_SIZE", 1)
-        if name == "gpu chunks":  # 24 blocks in all, with 3 heads and 2 sequences: two in a chunk
+        if name == "gpu chunks":  # 24 blocks in all, with 3 heads and 2 sequences: two per chunk
             monkeypatch.setattr(pallas, "GPU_PROGRAMS", 12)
             monkeypatch.setattr(pallas, "GPU_CHUNK", 0)
 
@@ -53,7 +53,7 @@ def blocks(monkeypatch):
 
 
 def fused(arrays, mask=None, dtype="float32", **variant):
-    """`run` by a function of its own, since what is compiled depends on the blocks as well."""
+    """Calls `run` through a new function, since the compiled program depends on the blocks too."""
     fresh = jax.jit(
         lambda *arguments, **static: pull_back(*arguments, **static),
         static_argnames=STATIC,
@@ -67,7 +67,7 @@ def fused(arrays, mask=None, dtype="float32", **variant):
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("layout", BLOCKS[1:])
-def test_value_and_gradient_are_the_oracles(name, layout, blocks):
+def test_value_and_gradient_equal_the_oracles(name, layout, blocks):
     blocks(layout)
     odd = (list(VARIANTS).index(name) + BLOCKS.index(layout)) % 2
     arrays, mask, reference = expected(name, SHAPE if odd else EVEN, dtype="float32")
@@ -164,7 +164,7 @@ def test_vmap(blocks):
             assert error(x[i], y) < 1e-5
 
 
-def test_the_layer_takes_it():
+def test_the_layer_runs_the_kernels():
     from flax import nnx
 
     layer = HRRAttention(num_heads=2, in_features=8, implementation="pallas", rngs=nnx.Rngs(0))
@@ -211,31 +211,31 @@ def test_four_devices_in_shard_map_equal_one(layout, blocks):
     mask = jnp.asarray(np.arange(24) < np.array([[24], [11]]))
     arguments = (q, k, v, mask, jnp.float32(0.5))
     one = jax.jit(functools.partial(step, None))(*arguments)
-    # JAX's interpreter of kernels fails with `check_vma=True`.
+    # JAX's kernel interpreter fails with `check_vma=True`.
     mesh = jax.make_mesh((4,), ("length",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     four = jax.jit(sharded_step(mesh, check_vma=False))(*arguments)
     assert_near(four, one, 1e-5)
 
 
-# Lowering for devices that are not here.
+# Lowering for absent devices.
 
 
 @pytest.fixture(params=["cuda", "tpu"])
 def platform(request, monkeypatch):
-    """Traces for this platform, as JAX would on a machine that has it."""
+    """Traces for this platform, as on a machine that has it."""
     name = {"cuda": "gpu", "tpu": "tpu"}[request.param]
     monkeypatch.setattr(jax, "default_backend", lambda: name)
     return request.param
 
 
 def mesh_of(platform, devices):
-    """Devices that are not here; JAX 0.12 lowers a kernel for a GPU that it knows."""
+    """Returns a mesh of absent devices; JAX 0.12 lowers a kernel only for a GPU that it knows."""
     device = AbstractDevice("NVIDIA H100", None, platform="gpu") if platform == "cuda" else None
     return AbstractMesh((devices,), ("length",), axis_types=(AxisType.Auto,), abstract_device=device)
 
 
 def lowered_kernels(platform, mesh, function, *arguments):
-    """How many kernels the program for this platform calls."""
+    """Returns the number of kernels in the program for this platform."""
     with warnings.catch_warnings(), jax.sharding.use_abstract_mesh(mesh):
         warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
         trace = jax.jit(lambda *x: function(*x)).trace(*arguments)
@@ -245,7 +245,7 @@ def lowered_kernels(platform, mesh, function, *arguments):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(2, 4096, 8, 64), (2, 300, 3, 128), (1, 1000, 3, 48)], ids=str)
-def test_kernels_lower(shape, dtype, platform):
+def test_kernels_lower_for_every_platform(shape, dtype, platform):
     x = jax.ShapeDtypeStruct(shape, dtype)
     mask = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
     mesh = mesh_of(platform, 1)
@@ -287,7 +287,7 @@ def test_sizes_that_a_platform_refuses(monkeypatch, x64):
             trace(shape, dtype)
 
 
-def test_only_an_explicit_choice(monkeypatch, untyped):
+def test_only_an_explicit_choice_runs_the_kernels(monkeypatch, untyped):
     assert IMPLEMENTATIONS == ("fft", "matmul", "pallas")
     for platform in ("cpu", "gpu", "tpu"):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
@@ -299,7 +299,7 @@ def test_only_an_explicit_choice(monkeypatch, untyped):
         to_spectrum(jnp.ones(8), "pallas")
 
 
-def test_no_second_derivatives():
+def test_second_derivatives_are_refused():
     x = jax.ShapeDtypeStruct((4, 2, 8), jnp.float32)
 
     def slope(q, k):

@@ -22,7 +22,7 @@ MASKS = {False: MASK, True: HOLES}  # by is_causal
 
 @functools.cache
 def compiled(implementation, name, is_causal, dtype):
-    """Output, weights and gradients for `draw()`, as tests of `hrr_attention` compute them."""
+    """Returns output, weights and gradients for `draw()`, computed as in the tests of `hrr_attention`."""
     options = {**VARIANTS[name], "implementation": implementation, "is_causal": is_causal}
     arrays = draw(shape_for(name, "fft"), seed=1)
     inputs = [jnp.asarray(x, dtype) for x in arrays]
@@ -31,14 +31,14 @@ def compiled(implementation, name, is_causal, dtype):
         options["temperature"] = jnp.asarray(options["temperature"], dtype)
     function = jax.jit(
         lambda q, k, v, *bars: pull_back((q, k, v), *bars, mask, options),
-        compiler_options={"xla_backend_optimization_level": 0},  # quicker to compile; see test_attention.py
+        compiler_options={"xla_backend_optimization_level": 0},  # faster to compile; see test_attention.py
     )
     return function(*inputs)
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_value_and_gradient_are_the_oracles(name, is_causal, x64):
+def test_value_and_gradient_equal_the_oracles(name, is_causal, x64):
     arrays = draw(shape_for(name, "fft"), seed=1)
     options = {**VARIANTS[name], "mask": MASKS[is_causal], "is_causal": is_causal}
     expected = (*oracle.hrr_attention(*arrays[:3], **options), *oracle.gradients(*arrays, **options))
@@ -50,7 +50,7 @@ def test_value_and_gradient_are_the_oracles(name, is_causal, x64):
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("implementation", ["fft", "matmul", "pallas"])
-def test_fast_forms_equal_it(implementation, name, is_causal):
+def test_the_fast_forms_equal_the_plain_form(implementation, name, is_causal):
     if is_causal and implementation == "pallas":
         with pytest.raises(ValueError, match="implementation must be None or one of 'fft', 'matmul', 'ref"):
             compiled(implementation, name, is_causal, "float32")
@@ -122,7 +122,7 @@ def test_the_fast_forms_refuse_forward_mode():
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_the_layers_take_it(api, is_causal):
+def test_the_layers_run_the_plain_form(api, is_causal):
     options = {"learn_temperature": True, "rescale": True}
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 13, 12)), jnp.float32)
     mask = jnp.asarray(MASK)

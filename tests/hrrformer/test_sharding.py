@@ -1,4 +1,4 @@
-"""Runs what needs eight devices: the other tests see four, the number that JAX was started with."""
+"""Runs the tests that need eight devices; JAX is started with four for all other tests."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Source files: found, downloaded, read without being unpacked, and refused when they are damaged."""
+"""Source files: found, downloaded, read without unpacking, and refused if they are damaged."""
 
 import errno
 import hashlib
@@ -35,7 +35,7 @@ def read(path):
 # Finding
 
 
-def test_find(tmp_path):
+def test_sources_are_found(tmp_path):
     assert find(None, "*") is None
     assert find(tmp_path, "data", "data*.tar*") is None
     (tmp_path / "data_v1.tar.gz").touch()
@@ -43,7 +43,7 @@ def test_find(tmp_path):
     (tmp_path / "data").mkdir()
     assert find(tmp_path, "data", "data*.tar*") == tmp_path / "data"
     assert find(tmp_path, "other", "data*.tar*") == tmp_path / "data_v1.tar.gz"
-    assert find(tmp_path, "data*") == tmp_path / "data"  # a folder goes before archives
+    assert find(tmp_path, "data*") == tmp_path / "data"  # a folder has priority over archives
 
 
 def test_the_folder_itself_is_found(tmp_path, monkeypatch):
@@ -53,7 +53,7 @@ def test_the_folder_itself_is_found(tmp_path, monkeypatch):
     assert find(Path(), "data") == tmp_path / "data"
 
 
-def test_two_that_match_are_refused(tmp_path):
+def test_two_matches_are_refused(tmp_path):
     for name in ("data.tar.gz", "data (1).tar.gz"):
         (tmp_path / name).touch()
     with pytest.raises(UsageError, match=r"has data \(1\).tar.gz, data.tar.gz, expected one of them"):
@@ -67,27 +67,27 @@ def test_two_that_match_are_refused(tmp_path):
 def test_archives_of_every_compression(tmp_path, suffix):
     path = sources.as_archive(FILES, tmp_path / f"some.{suffix}")
     assert read(path) == FILES
-    assert [name for name, _ in members(path)] == list(FILES)  # content left unread
+    assert [name for name, _ in members(path)] == list(FILES)  # content is not read
 
 
-def test_folder(tmp_path):
+def test_a_folder_is_read(tmp_path):
     top = sources.as_folder(FILES, tmp_path)
     assert read(top) == {name.removeprefix("a/"): content for name, content in FILES.items()}
     assert [name for name, _ in members(top)] == ["b.txt", "c/d.bin", "empty", "z"]
 
 
-def test_lines(tmp_path):
+def test_lines_are_read(tmp_path):
     path = sources.as_archive({"table.tsv": b"1\t2\n3\t4\n"}, tmp_path / "some.tar.gz")
     assert [list(file) for _, file in members(path)] == [[b"1\t2\n", b"3\t4\n"]]
 
 
-def test_names_and_kinds(tmp_path):
+def test_names_and_kinds_of_members(tmp_path):
     with tarfile.open(tmp_path / "some.tar", "w") as archive:
         for name, kind in (
             ("./a", tarfile.DIRTYPE),
             ("./a/link", tarfile.SYMTYPE),
             ("./a/b", tarfile.REGTYPE),
-            ("x" * 300, tarfile.REGTYPE),  # needs a header of its own
+            ("x" * 300, tarfile.REGTYPE),  # needs an extra header
         ):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "a/b"
@@ -96,17 +96,17 @@ def test_names_and_kinds(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../up", "a/../../up"])
-def test_names_that_lead_outside(tmp_path, name):
+def test_names_that_lead_outside_are_refused(tmp_path, name):
     path = sources.as_archive({"a": b"", name: b""}, tmp_path / "some.tar.gz")
     with pytest.raises(UsageError, match=f"some.tar.gz has a file named '{name}', which leads outside"):
         read(path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_cut_archive_is_refused_wherever_it_is_cut(tmp_path, suffix):
+def test_a_truncated_archive_is_refused_wherever_it_ends(tmp_path, suffix):
     whole = sources.as_archive(FILES, tmp_path / f"whole.{suffix}").read_bytes()
     cut = tmp_path / f"cut.{suffix}"
-    # Of a plain archive, whose end is filled up, the marker of its end is what may not be missing.
+    # The end of a plain archive is padded; only its end marker is required.
     end = len(whole) if suffix != "tar" else len(whole.rstrip(b"\0")) // 512 * 512 + 512
     for size in sorted({0, 1, 511, 512, 513, end - 1, *range(0, end, 97)} & set(range(end))):
         cut.write_bytes(whole[:size])
@@ -115,7 +115,7 @@ def test_a_cut_archive_is_refused_wherever_it_is_cut(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tar.bz2", "tar.xz"])
-def test_a_flipped_bit_is_noticed(tmp_path, suffix):
+def test_a_flipped_bit_is_detected(tmp_path, suffix):
     path = sources.as_archive({"a": NOISE}, tmp_path / f"some.{suffix}")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -124,7 +124,7 @@ def test_a_flipped_bit_is_noticed(tmp_path, suffix):
         read(path)
 
 
-def test_a_damaged_header_is_no_end(tmp_path):
+def test_a_damaged_header_does_not_end_an_archive(tmp_path):
     path = sources.as_archive(FILES, tmp_path / "some.tar")
     content = bytearray(path.read_bytes())
     content[1536] ^= 1  # the second file's name
@@ -133,7 +133,7 @@ def test_a_damaged_header_is_no_end(tmp_path):
         read(path)
 
 
-def test_no_archive(tmp_path):
+def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "page.tar.gz").write_text("<html>404</html>")
     with pytest.raises(UsageError, match=r"page.tar.gz cannot be read .* another kind of file"):
         read(tmp_path / "page.tar.gz")
@@ -141,7 +141,7 @@ def test_no_archive(tmp_path):
         read(tmp_path / "missing.tar.gz")
 
 
-def test_an_archive_is_not_held_in_memory(tmp_path):
+def test_an_archive_is_not_loaded_into_memory(tmp_path):
     path = sources.as_archive({"a": bytes(100_000_000)}, tmp_path / "some.tar.gz")
     code = """if True:
         import resource, sys
@@ -156,8 +156,8 @@ def test_an_archive_is_not_held_in_memory(tmp_path):
     subprocess.run([sys.executable, "-c", code, path], check=True)
 
 
-def test_members_are_forgotten(tmp_path):
-    """The release has millions; a header takes some 500 bytes."""
+def test_members_do_not_stay_in_memory(tmp_path):
+    """The release has millions of members; a header needs some 500 bytes."""
     path = sources.as_archive({f"{i}": b"" for i in range(3_000)}, tmp_path / "some.tar")
     assert len(list(members(path))) == 3_000  # imports and caches
     tracemalloc.start()
@@ -172,7 +172,7 @@ def refusing(*arguments, **options):
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
-def test_what_cannot_be_opened_is_named(tmp_path, unreadable, monkeypatch, kind):
+def test_a_file_that_cannot_be_opened_is_named(tmp_path, unreadable, monkeypatch, kind):
     if kind == "folder":
         path = sources.as_folder(FILES, tmp_path)
         unreadable(path / "c" / "d.bin")
@@ -199,7 +199,7 @@ def test_a_file_that_fails_in_the_middle_is_named(tmp_path, monkeypatch):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Sends NOISE; the first part of the path says how."""
+    """Sends NOISE; the first part of the path chooses how."""
 
     def do_GET(self):
         how = self.path.split("/")[1]
@@ -256,7 +256,7 @@ def test_download(server, tmp_path):
     assert left_over(tmp_path / "new") == ["noise.bin"]
 
 
-def test_a_file_already_there_is_used(server, tmp_path):
+def test_an_existing_file_is_used(server, tmp_path):
     (tmp_path / "noise.bin").write_bytes(NOISE)
     assert get(f"{server.url}/whole", tmp_path).read_bytes() == NOISE
     assert server.starts == []
@@ -269,12 +269,12 @@ def test_a_wrong_file_is_replaced(server, tmp_path, wrong):
 
 
 @pytest.mark.parametrize(("how", "starts"), [("cut", [0, 3000, 6000, 9000]), ("norange", [0, 4000, 8000])])
-def test_a_cut_connection_is_taken_up_again(server, tmp_path, how, starts):
+def test_a_download_resumes_after_a_lost_connection(server, tmp_path, how, starts):
     assert get(f"{server.url}/{how}", tmp_path).read_bytes() == NOISE
     assert server.starts == starts
 
 
-def test_a_killed_download_is_taken_up_again(server, tmp_path):
+def test_a_killed_download_resumes(server, tmp_path):
     (tmp_path / "noise.bin.part").write_bytes(NOISE[:7_000])
     assert get(f"{server.url}/whole", tmp_path).read_bytes() == NOISE
     assert server.starts == [7000]
@@ -291,7 +291,7 @@ def test_a_killed_download_is_taken_up_again(server, tmp_path):
         ("silent", "timed out"),
     ],
 )
-def test_what_cannot_be_had(server, tmp_path, monkeypatch, how, reason):
+def test_a_failed_download_is_reported(server, tmp_path, monkeypatch, how, reason):
     monkeypatch.setattr(archives, "PATIENCE", 0.2)
     with pytest.raises(MissingData) as caught:
         get(f"{server.url}/{how}", tmp_path)
@@ -301,7 +301,7 @@ def test_what_cannot_be_had(server, tmp_path, monkeypatch, how, reason):
     assert "noise.bin" not in left_over(tmp_path)
 
 
-def test_no_server(server, tmp_path):
+def test_a_missing_server_is_reported(server, tmp_path):
     server.shutdown()
     server.server_close()
     with pytest.raises(
@@ -311,7 +311,7 @@ def test_no_server(server, tmp_path):
 
 
 @pytest.mark.parametrize(("how", "found"), [("other", "10,000"), ("short", "4,000"), ("long", "10,500")])
-def test_another_file(server, tmp_path, how, found):
+def test_another_file_is_refused(server, tmp_path, how, found):
     sentence = (
         f"gave {found} bytes with the SHA-256 [0-9a-f]{{64}}; expected 10,000 bytes with [0-9a-f]{{64}}"
     )
@@ -320,12 +320,12 @@ def test_another_file(server, tmp_path, how, found):
     assert left_over(tmp_path) == []
 
 
-def test_two_downloads_at_once(server, tmp_path):
+def test_a_second_download_at_once_is_refused(server, tmp_path):
     with locked(tmp_path / ".noise.bin.lock", ""), pytest.raises(UsageError, match="being downloaded by"):
         get(f"{server.url}/whole", tmp_path)
 
 
-def test_a_full_disk_is_no_missing_file(server, tmp_path):
+def test_a_full_disk_is_not_reported_as_a_missing_file(server, tmp_path):
     (tmp_path / "noise.bin.part").mkdir()
     with pytest.raises(IsADirectoryError):
         get(f"{server.url}/whole", tmp_path)

@@ -1,4 +1,4 @@
-"""The six tasks as a user meets them: prepared, trained and reported on by name, from small sources."""
+"""The six tasks as a user runs them: prepared, trained and reported by name, from small sources."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ NAMES = [task.name for task in ARENA]
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """A data folder with the smoke dataset of every task; not to be changed."""
+    """Returns a data folder with the smoke dataset of every task; tests must not change it."""
 
     def make(folder):
         stand_ins.write(folder / "sources")
@@ -30,7 +30,7 @@ def datasets(tmp_path_factory):
     return arena.shared(tmp_path_factory, "arena", make)
 
 
-def test_names():
+def test_names_of_the_tasks():
     assert NAMES == ["listops", "text", "retrieval", "image", "pathfinder", "pathx"]
     assert [*TASKS] == [*NAMES, "bytes"]
 
@@ -64,7 +64,7 @@ def settings(task, **changes):
     return dataclasses.replace(preset(task, "smoke"), **changes)
 
 
-def test_protocols(datasets):
+def test_protocols_choose_the_splits(datasets):
     def opened(protocol):
         return open_dataset("text", "smoke", datasets).for_run(settings("text", protocol=protocol))
 
@@ -99,11 +99,11 @@ def test_a_run_of_protocol_paper_chooses_on_the_test_split(datasets, tmp_path):
     found = {
         split: evaluate(tmp_path / "run", split=split, data_dir=datasets) for split in ("train", "validation")
     }
-    assert found["train"]["num_examples"] == 320  # the validation examples among them
+    assert found["train"]["num_examples"] == 320  # including the validation examples
     assert found["validation"]["accuracy"] == summary["test_accuracy"]
 
 
-def test_a_run_is_not_gone_on_with_on_other_data(datasets, tmp_path):
+def test_a_run_does_not_resume_on_other_data(datasets, tmp_path):
     config = Config(settings=settings("text", num_steps=2), task="text", mixer="none")
     train(config, tmp_path / "run", data_dir=datasets)
     (tmp_path / "run" / "summary.json").unlink()
@@ -118,7 +118,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(datasets, tmp_path):
     assert arena.snapshot(tmp_path) == before
 
 
-def test_a_step_that_does_not_fit_is_refused(datasets, tmp_path, monkeypatch):
+def test_a_step_that_does_not_fit_into_memory_is_refused(datasets, tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "free_bytes", lambda: 1000)
     config = Config(settings=settings("text"), task="text", mixer="none")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Bytes: which files of a folder become examples, which do not, and how they are split."""
+"""Bytes: files of a folder that become examples, files that do not, and the splits."""
 
 import dataclasses
 import hashlib
@@ -51,13 +51,13 @@ def make_collection(folder):
 
 @pytest.fixture
 def collection(tmp_path):
-    """A folder of class folders, to spoil."""
+    """Returns a folder of class folders that a test may change."""
     return make_collection(tmp_path / "files")
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """A data folder with the dataset "mine"; not to be changed."""
+    """Returns a data folder with the dataset "mine"; tests must not change it."""
     root = tmp_path_factory.mktemp("bytes")
     prepare(BYTES, root / "data", variant="mine", manual_dir=make_collection(root / "files"))
     return root / "data"
@@ -72,7 +72,7 @@ def manifest_of(folder):
 
 
 def contents_of(root, config="mine"):
-    """split → (content, label) of its examples."""
+    """Returns split → (content, label) of its examples."""
     return {
         split: [
             ((example["tokens"] - 1).astype(np.uint8).tobytes(), example["label"])
@@ -110,7 +110,7 @@ def test_every_file_is_an_example(prepared):
     assert BYTES.title("default") == "bytes"
 
 
-def test_splits_and_order_follow_from_the_contents(prepared):
+def test_splits_and_order_depend_on_the_contents(prepared):
     found = contents_of(prepared)
     for label in range(3):
         digests = [
@@ -125,7 +125,7 @@ def test_splits_and_order_follow_from_the_contents(prepared):
         assert digests == sorted(digests)
 
 
-def test_names_and_places_of_files_do_not_count(prepared, tmp_path):
+def test_names_and_places_of_files_do_not_matter(prepared, tmp_path):
     files = tmp_path / "files"
     for kind, count in KINDS.items():
         (files / kind).mkdir(parents=True)
@@ -149,14 +149,14 @@ def test_long_files_are_cut(collection, tmp_path, monkeypatch):
     assert metadata["left_out"] == {"repeated": {"count": 1, "first": ["elf/same as far as it is stored"]}}
 
 
-def test_a_shard_holds_so_many_bytes(collection, tmp_path, monkeypatch):
+def test_a_shard_has_a_limited_number_of_bytes(collection, tmp_path, monkeypatch):
     size = sum(len(content_of(kind, number)) for kind, count in KINDS.items() for number in range(count))
     monkeypatch.setattr(byte_files_builder, "SHARD_BYTES", size // 6)
     folder = prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     assert len(list(folder.glob("*train*"))) == 5  # 75 of 93 examples, 15 a shard
 
 
-def test_what_is_left_out(collection, tmp_path):
+def test_unusable_files_are_left_out(collection, tmp_path):
     (collection / "README").write_text("outside")
     (collection / ".git").mkdir()
     (collection / "elf" / ".hidden").write_text("hidden")
@@ -191,15 +191,15 @@ def test_a_class_folder_may_be_a_link(prepared, collection, tmp_path):
     assert shards(folder) == shards(prepared / folder.relative_to(tmp_path / "data"))
 
 
-def test_a_name_that_is_no_utf8(collection, tmp_path):
+def test_a_name_that_is_not_utf8(collection, tmp_path):
     with open(os.fsencode(collection / "elf") + b"/\xff", "wb"):
         pass
     folder = prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     assert manifest_of(folder)["metadata"]["left_out"]["empty"]["first"] == ["elf/\\xff"]
 
 
-def test_what_stands_in_two_classes(collection, tmp_path):
-    for number in range(110):  # so that one of them is no more than one in a hundred
+def test_contents_in_two_classes_are_left_out_or_refused(collection, tmp_path):
+    for number in range(110):  # so that one content is at most one in a hundred
         (collection / "text" / f"more{number}").write_text(f"more {number}")
     (collection / "text" / "zero").write_bytes(content_of("elf", 0))
     folder = prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
@@ -217,7 +217,7 @@ def test_what_stands_in_two_classes(collection, tmp_path):
         prepare(BYTES, tmp_path / "data", variant="more", manual_dir=collection)
 
 
-def test_too_few_files(collection, tmp_path):
+def test_too_few_files_are_refused(collection, tmp_path):
     for number in range(9, KINDS["text"]):
         next(collection.glob(f"text/*/{number}.text")).unlink()
     with pytest.raises(
@@ -232,7 +232,7 @@ def test_too_few_files(collection, tmp_path):
     assert not (tmp_path / "data" / "lra_bytes" / "mine").exists()
 
 
-def test_too_few_classes(tmp_path):
+def test_too_few_classes_are_refused(tmp_path):
     (tmp_path / "files" / "only").mkdir(parents=True)
     with pytest.raises(
         UsageError, match=r"at least two folders, one per class; it has only\. --manual-dir FOLDER"
@@ -250,7 +250,7 @@ def test_names_that_no_dataset_can_have(tmp_path, name):
         prepare(BYTES, tmp_path, variant=name, manual_dir=tmp_path)
 
 
-def test_files_that_cannot_be_read(collection, tmp_path, monkeypatch):
+def test_unreadable_files_are_reported(collection, tmp_path, monkeypatch):
     (collection / "text" / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(
         UsageError, match=r"text/gone cannot be read: No such file or directory\. Make it readable"
@@ -272,7 +272,7 @@ def test_files_that_cannot_be_read(collection, tmp_path, monkeypatch):
         (collection / "text" / "0").chmod(0o700)
 
 
-def test_a_file_that_changes_meanwhile(collection, tmp_path):
+def test_a_file_that_changes_meanwhile_is_refused(collection, tmp_path):
     def change(message, done, total):
         if message == "writing bytes" and done == 0:
             for path in collection.glob("gzip/*/*"):
@@ -283,7 +283,7 @@ def test_a_file_that_changes_meanwhile(collection, tmp_path):
     assert not (tmp_path / "data" / "lra_bytes" / "mine").exists()
 
 
-def test_no_tensorflow_and_no_output(tmp_path, collection):
+def test_tensorflow_is_not_imported_and_nothing_is_printed(tmp_path, collection):
     code = """
         import sys
         from lra_tasks.data.batches import training_batches
@@ -338,7 +338,7 @@ def examples(*rows):
 
 
 def test_references_by_hand():
-    """Classes and beginnings such that every line gets another score."""
+    """Classes and first bytes give every rule another score."""
     train_rows = [(b"MZ__", 0), (b"MZ__", 1), (b"MZ__", 1), (b"#!aab", 0), (b"#!aab", 0), (b"RIFF", 2)]
     test_rows = [(b"MZ__zzz", 1), (b"#!aa", 0), (b"ever", 0), (b"FFIR", 2)]
     lines = references(examples(*train_rows), examples(*test_rows))
@@ -349,18 +349,18 @@ def test_references_by_hand():
 
 
 class Recorded(list):
-    """Examples with a record, as a source of a `Dataset` has one."""
+    """Examples with a task, like a source of a `Dataset`."""
 
     task = dataclasses.replace(BYTES, num_classes=5)
 
 
-def test_references_know_classes_that_they_do_not_see(monkeypatch):
+def test_references_count_classes_without_examples(monkeypatch):
     monkeypatch.setattr(byte_files, "FITTED_ON", 2)
     rows = examples((b"aa", 0), (b"cc", 2), (b"bb", 1), (b"aa", 0))  # labels 0 and 1 are fitted on
     lines = references(Recorded(rows), examples((b"aa", 0), (b"bb", 1), (b"dd", 3)))
     assert lines["chance"] == 20
     assert lines["naive Bayes on bytes"] == pytest.approx(200 / 3)
-    assert references(rows, examples((b"dd", 3), (b"aa", 0)))["chance"] == 25  # no record: the largest label
+    assert references(rows, examples((b"dd", 3), (b"aa", 0)))["chance"] == 25  # no task: the largest label
 
 
 def test_references_know_the_classes_of_a_dataset(prepared, monkeypatch):
@@ -370,7 +370,7 @@ def test_references_know_the_classes_of_a_dataset(prepared, monkeypatch):
 
 
 def test_naive_bayes_by_hand():
-    """Scores from the definition, in loops; bytes beyond 4,096 are not looked at."""
+    """Scores follow the definition, in loops; bytes beyond 4,096 are ignored."""
     draw = np.random.default_rng(0)
     rows = [(bytes(draw.integers(0, 6 + 2 * label, 7).tolist()), label) for label in [0, 0, 0, 1, 1, 2] * 9]
     train_rows, test_rows = rows[:30], [(text * 700 + b"\x08" * 9_000, label) for text, label in rows[30:]]

@@ -1,4 +1,4 @@
-"""Splits cut from a published training split: sizes, order, repeats, and where the files may come from."""
+"""Splits cut from a published training split: sizes, order, repeats, and sources of the files."""
 
 import errno
 import hashlib
@@ -43,7 +43,7 @@ def test_sizes_classes_and_order():
     splits = carve(examples("train", 20), examples("test", 10), SIZES, 2)
     for split, (size, cut) in splits.items():
         assert size == len(cut) == SIZES[split]
-        assert [label for _, label in cut] == [0, 1] * (size // 2)  # the classes take turns
+        assert [label for _, label in cut] == [0, 1] * (size // 2)  # the classes alternate
         assert cut != sorted(cut)
     train, validation, test = ({tokens for tokens, _ in cut} for _, cut in splits.values())
     assert train | validation == {example.tokens for example in examples("train", 20)}
@@ -51,7 +51,7 @@ def test_sizes_classes_and_order():
 
 
 def test_golden_order():
-    """The same on every Python and whatever the order of the files; the published data depend on it."""
+    """The order is the same on every Python version and for any order of files; published data need it."""
     train, test = examples("train", 20), examples("test", 10)
     splits = carve(train[::-1], test[::-1], SIZES, 2)
     assert splits == carve(train, test, SIZES, 2)
@@ -67,7 +67,7 @@ def test_golden_order():
     assert {tokens for tokens, _ in carve(repeated, test, SIZES, 2)["validation"][1]} == {b"2"}
 
 
-def test_less_than_all():
+def test_a_smaller_number_of_examples():
     splits = carve(examples("train", 90, 3), examples("test", 60, 3), SIZES, 3)
     assert {split: Counter(label for _, label in cut) for split, (_, cut) in splits.items()} == {
         "train": {0: 6, 1: 5, 2: 5},
@@ -78,7 +78,7 @@ def test_less_than_all():
 
 @given(st.lists(st.integers(0, 12), min_size=40, max_size=40))
 def test_repeats_stay_on_one_side(copies):
-    """Texts 0 .. 12 come again and again, under either label; sixty others once."""
+    """Texts 0 .. 12 are repeated, under both labels; sixty others occur once."""
     train = [Named(f"{i}", str(text).encode(), i % 2) for i, text in enumerate(copies)]
     train += [Named(f"{i}", f"once {i}".encode(), i % 2) for i in range(40, 100)]
     splits = carve(train, [], {"train": 80, "validation": 20, "test": 0}, 2)
@@ -119,7 +119,7 @@ def declare_official(monkeypatch, task, path, url):
     monkeypatch.setattr(task.builder_class(), "official", official)
 
 
-def test_the_same_from_folder_and_archives(task, files, archive, tmp_path):
+def test_folder_and_archives_give_the_same_dataset(task, files, archive, tmp_path):
     manifest = made(task, tmp_path / "a", archive.parent, unofficial=True)
     assert manifest["num_examples"] == {"train": 256, "validation": 64, "test": 64}
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -152,7 +152,7 @@ def test_an_archive_that_cannot_be_read_is_named(task, archive, tmp_path, monkey
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
-def test_an_unofficial_source_needs_leave(task, files, archive, tmp_path, kind):
+def test_an_unofficial_source_needs_permission(task, files, archive, tmp_path, kind):
     manual_dir = archive.parent
     if kind == "folder":
         manual_dir = sources.as_folder(files, tmp_path / "unpacked").parent
@@ -165,7 +165,7 @@ def test_an_unofficial_source_needs_leave(task, files, archive, tmp_path, kind):
     assert not (tmp_path / task.builder_class().name / "smoke").exists()
 
 
-def test_the_official_archive_needs_no_leave(task, archive, tmp_path, monkeypatch):
+def test_the_official_archive_needs_no_permission(task, archive, tmp_path, monkeypatch):
     declare_official(monkeypatch, task, archive, f"{NO_SERVER}/{archive.name}")
     metadata = made(task, tmp_path, archive.parent)["metadata"]
     assert set(metadata) == {"origin", "sha256", "classes"}
@@ -191,14 +191,14 @@ def test_the_official_archive_is_downloaded(task, archive, tmp_path, monkeypatch
     assert "unofficial" not in manifest["metadata"]
 
 
-def test_a_cut_archive(task, archive, tmp_path):
+def test_a_truncated_archive_is_refused(task, archive, tmp_path):
     archive.write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(UsageError, match=f"{archive.name} cannot be read as a tar archive"):
         made(task, tmp_path, archive.parent, unofficial=True)
     assert not (tmp_path / task.builder_class().name / "smoke").exists()
 
 
-def test_official_sums_are_those_of_tfds(task):
+def test_official_checksums_equal_those_of_tfds(task):
     import tensorflow_datasets
 
     folder = Path(tensorflow_datasets.__file__).parent
@@ -208,8 +208,8 @@ def test_official_sums_are_those_of_tfds(task):
     assert line in (folder / recorded[task.name]).read_text()
 
 
-def test_the_whole_needs_all(task, archive, tmp_path, monkeypatch):
-    """The default config, on a source that is small."""
+def test_the_whole_dataset_needs_all_examples(task, archive, tmp_path, monkeypatch):
+    """The default variant, on a small source."""
     builder = task.builder_class()
     manual = {"manual_dir": archive.parent, "unofficial": True}
     with pytest.raises(UsageError, match=r"expected (12,500|30,730,000)\."):
@@ -235,7 +235,7 @@ def test_the_whole_needs_all(task, archive, tmp_path, monkeypatch):
         assert set(found["labels"].values()) == {sizes[split] // task.num_classes}
 
 
-def test_no_tensorflow(tmp_path):
+def test_tensorflow_is_not_imported(tmp_path):
     code = """if True:
         import sys
         from lra_tasks.data.batches import training_batches

@@ -36,7 +36,7 @@ CONFIG = Config(settings=preset("listops", "smoke"), task="listops")
 
 
 def published_presets():
-    """The presets with numbers that others published, which no refactoring may change."""
+    """Returns the presets with published settings, which no refactoring may change."""
     return {
         f"{task.name}-{name}": dataclasses.asdict(preset(task.name, name))
         for task in ARENA
@@ -49,13 +49,13 @@ def test_published_presets_are_golden():
 
 
 @pytest.mark.parametrize(("task", "name"), NAMES)
-def test_round_trip(task, name):
+def test_json_round_trip(task, name):
     config = Config(settings=preset(task, name), task=task, mixer="a.b:C:state=64,kind=wide", seed=7)
     assert from_json(to_json(config)) == config
     assert differences(config, from_json(to_json(config))) == []
 
 
-def test_differences_are_named():
+def test_differences_are_listed():
     other = change(CONFIG, seed=1, eval_examples=None, model={"width": 64, "dtype": "bfloat16"})
     assert differences(CONFIG, change(other, mixer="hrr:rescale=True")) == [
         "model.width: 16, 64",
@@ -66,7 +66,7 @@ def test_differences_are_named():
     ]
 
 
-def test_name_is_fit_for_a_folder():
+def test_a_name_is_valid_for_a_folder():
     assert dataclasses.replace(CONFIG, mixer="my.mixers:Mean", seed=3).name == "my.mixers.Mean-seed3"
 
 
@@ -91,7 +91,7 @@ def test_options_of_a_mixer_are_read(text, name, options):
 
 
 @pytest.mark.parametrize("text", ["", "hrr:", "hrr:=1", "hrr:a=1,b", "hrr:a=f(1)", "hrr:**a", "a b"])
-def test_options_that_cannot_be_read(text):
+def test_unreadable_options_are_refused(text):
     with pytest.raises(UsageError, match=r"of a mixer must be|A mixer must be"):
         parse_mixer(text)
 
@@ -116,7 +116,7 @@ def test_sizes_of_the_model_are_positive(name, value):
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 3.0])
-def test_dropout_rate(rate):
+def test_a_dropout_rate_out_of_range_is_refused(rate):
     with pytest.raises(UsageError, match=rf"model.dropout_rate must be .*got {rate}"):
         Settings(model=ModelConfig(dropout_rate=rate))
 
@@ -138,13 +138,13 @@ def test_heads_divide_the_width(model):
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
-def test_seed(seed):
+def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(UsageError, match=f"seed must be between 0 and 2147483647; got {seed}"):
         dataclasses.replace(CONFIG, seed=seed)
     assert dataclasses.replace(CONFIG, seed=2**31 - 1).seed == 2**31 - 1
 
 
-def test_unknown_names():
+def test_unknown_names_get_a_suggestion():
     with pytest.raises(UsageError, match=r"There is no preset 'quik'. Did you mean 'quick'"):
         preset("listops", "quik")
     with pytest.raises(UsageError, match=r"There is no task 'lisstops'. Did you mean 'listops'"):
@@ -166,12 +166,12 @@ def test_unknown_names():
         to_json(CONFIG)[:-40],
     ],
 )
-def test_what_is_no_configuration(text):
+def test_other_text_is_not_a_configuration(text):
     with pytest.raises(UsageError):
         from_json(text)
 
 
-def test_folder_without_a_run(tmp_path):
+def test_a_folder_without_a_run_is_reported(tmp_path):
     with pytest.raises(UsageError, match=rf"There is no run in {tmp_path}: .*config.json does not exist"):
         read_config(tmp_path)
 
@@ -194,7 +194,7 @@ HEAVY = ("jax", "flax", "optax", "orbax", "numpy", "tensorflow", "tensorflow_dat
         "from lra_tasks.cli.main import main; main(['compare', 'listops', '--help'])",
     ],
 )
-def test_what_must_be_quick_imports_nothing_heavy(code):
+def test_quick_commands_import_nothing_heavy(code):
     script = f"""
 import atexit, sys
 heavy = {HEAVY!r}

@@ -29,7 +29,7 @@ QUICK = dataclasses.replace(CONFIG, mixer="none")  # to compile
 
 
 def assert_close_run(first, second):
-    """The same rows and parameters but for the rounding of sums."""
+    """Asserts equal rows and parameters up to the rounding of sums."""
     ours, theirs = arena.checkpoint(first), arena.checkpoint(second)
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():
@@ -44,7 +44,7 @@ def assert_close_run(first, second):
 # The command
 
 
-def test_the_command_gives_what_one_process_gives(smoke_data, smoke_run, tmp_path):
+def test_the_command_gives_the_result_of_one_process(smoke_data, smoke_run, tmp_path):
     def command(coordinator, number):
         flags = ("--distributed", "--coordinator", coordinator, "--num-processes", 2, "--process-id", number)
         return arena.command(
@@ -55,7 +55,7 @@ def test_the_command_gives_what_one_process_gives(smoke_data, smoke_run, tmp_pat
     assert code == 0, errors
     assert re.fullmatch(rf"{tmp_path}: test accuracy .*\n", out)
     assert "validation accuracy" in errors
-    assert other == (0, "", "")  # one speaks for both
+    assert other == (0, "", "")  # only process 0 prints
     assert_close_run(tmp_path, smoke_run)
     for name in ("config.json", "data.json"):
         assert (tmp_path / name).read_bytes() == (smoke_run / name).read_bytes()
@@ -66,7 +66,7 @@ def test_the_command_gives_what_one_process_gives(smoke_data, smoke_run, tmp_pat
 @pytest.mark.parametrize(
     ("flags", "words"), [(("--process-id", 1), "are for --distributed"), (("--distributed",), "no cluster")]
 )
-def test_wrong_flags(flags, words, tmp_path):
+def test_wrong_flags_are_refused(flags, words, tmp_path):
     result = arena.lra("train", "listops", *flags, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert words in result.stderr
@@ -85,12 +85,12 @@ def test_wrong_flags(flags, words, tmp_path):
         (("host:1234", 2, 2), "--process-id must be between 0 and 1; got 2"),
     ],
 )
-def test_wrong_places_in_a_run(arguments, words):
+def test_wrong_arguments_are_refused(arguments, words):
     with pytest.raises(UsageError, match=words):
         processes.initialize(*arguments)
 
 
-def test_a_port_that_is_taken():
+def test_a_port_in_use_is_refused():
     with socket.create_server(("", 0)) as taken:
         place = f"localhost:{taken.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"a port that is free .*; got {place}: Address"):
@@ -106,7 +106,7 @@ def test_a_port_that_is_taken():
         ((None, None, None), ValueError("Why."), r"finds no cluster .*: Why\. Give --coordinator"),
     ],
 )
-def test_what_jax_says_against_joining(place, error, words, monkeypatch):
+def test_jaxs_reason_for_not_joining_is_reported(place, error, words, monkeypatch):
     def refuse(*arguments, **options):
         raise error
 
@@ -153,8 +153,8 @@ def test_one_process_is_refused_before_a_backend_starts(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-# From Python: a process joins the other one and calls `lra_tasks.train` for one run after the other. Before
-# a step of each it may send itself a signal. It prints how each call ended, then the rows it read of a batch.
+# From Python: a process joins the other one and calls `lra_tasks.train` for several runs in turn. Before a
+# step of each it may send itself a signal. It prints the result of each call, then its rows of a batch.
 SCRIPT = """
 import json, os, signal, sys
 import jax
@@ -190,14 +190,14 @@ print(*sizes)
 
 
 def train_by_two(data_dir, *runs):
-    """Trains by two processes, run after run.
+    """Trains several runs in turn on two processes.
 
     Args:
-      runs: for both processes folder, configuration, name of a signal and the step, counted from 1, before
-        which it comes, or 0; a pair instead of one value is what either process is given.
+      runs: Folder, configuration, name of a signal, and the step, counted from 1, before which the signal
+        comes (0 for none). A pair in place of one value gives each process its own.
 
     Returns:
-      For each process: exit code, lines of output, errors.
+      Exit code, lines of output and errors of each process.
     """
 
     def command(coordinator, number):
@@ -211,7 +211,7 @@ def train_by_two(data_dir, *runs):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, smoke_data):
-    """The folder of a finished run of `QUICK` by one process."""
+    """Returns the folder of a finished run of `QUICK` on one process."""
     folder = tmp_path_factory.mktemp("alone")
     train(QUICK, folder, data_dir=smoke_data)
     return folder
@@ -219,7 +219,7 @@ def alone(tmp_path_factory, smoke_data):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, smoke_data):
-    """A folder of runs of `QUICK` by two processes, and what they said of each."""
+    """Returns a folder with runs of `QUICK` on two processes, and their output for each run."""
     root = tmp_path_factory.mktemp("runs")
 
     def ask(message, done):
@@ -247,7 +247,7 @@ def runs(tmp_path_factory, smoke_data):
     return root, [out for _, out, _ in results]
 
 
-def test_two_processes_give_what_one_gives(runs, alone):
+def test_two_processes_give_the_result_of_one(runs, alone):
     root, outs = runs
     assert_close_run(root / "undisturbed", alone)
     for out in outs:
@@ -255,35 +255,35 @@ def test_two_processes_give_what_one_gives(runs, alone):
         assert out[-1] == "4"  # of the 8 examples of a batch
 
 
-def test_killed_they_end_the_same(runs):
+def test_killed_processes_resume_to_the_same_result(runs):
     root, _ = runs
     arena.assert_same_run(root / "killed", root / "undisturbed")
 
 
-def test_two_go_on_with_what_one_has_saved(runs, alone):
+def test_two_processes_resume_the_checkpoint_of_one(runs, alone):
     root, _ = runs
     assert_close_run(root / "begun alone", alone)
 
 
 @pytest.mark.parametrize(("which", "last"), [("first asked", 4), ("second asked", 11)])
-def test_one_is_asked_and_both_save_and_stop(which, last, runs, alone, smoke_data, tmp_path):
+def test_a_signal_to_one_process_stops_both(which, last, runs, alone, smoke_data, tmp_path):
     root, outs = runs
     for out in outs:
-        assert out[3] == f"Interrupted Stopped at step 4, saved in {root / 'first asked'}." + GOES_ON
-        assert out[4] == f"Interrupted Stopped at step 4, saved in {root / 'second asked'}." + GOES_ON
-        assert out[5] == f"Interrupted Stopped at step 11, saved in {root / 'second asked'}." + GOES_ON
+        assert out[3] == f"Interrupted Stopped at step 4 and saved in {root / 'first asked'}." + RESUMES
+        assert out[4] == f"Interrupted Stopped at step 4 and saved in {root / 'second asked'}." + RESUMES
+        assert out[5] == f"Interrupted Stopped at step 11 and saved in {root / 'second asked'}." + RESUMES
     assert (root / which / "checkpoints" / str(last)).is_dir()
     assert not (root / which / "summary.json").exists()
     shutil.copytree(root / which, tmp_path / "run")
-    train(QUICK, tmp_path / "run", data_dir=smoke_data)  # one process goes on with what two have saved
+    train(QUICK, tmp_path / "run", data_dir=smoke_data)  # one process resumes the checkpoint of two
     assert_close_run(tmp_path / "run", alone)
 
 
-GOES_ON = " Repeat the same command to resume."
+RESUMES = " Repeat the same command to resume."
 
 
-def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
-    """A refusal leaves the processes fit for the next run."""
+def test_both_processes_refuse_a_fault_of_one(alone, smoke_data, tmp_path):
+    """After a refusal, the processes can train the next run."""
     fresh, taken = tmp_path / "fresh", tmp_path / "taken"
     shutil.copytree(alone, taken)
     (taken / "summary.json").unlink()
@@ -302,15 +302,15 @@ def test_what_is_refused_is_refused_by_both(alone, smoke_data, tmp_path):
         )
     for number, (code, out, errors) in enumerate(results):
         assert code == 0, errors
-        theirs = "" if number == 0 else "Process 0 cannot go on: "  # only that one looks at the folder
+        theirs = "" if number == 0 else "Process 0 failed: "  # only that one looks at the folder
         expected = (
             r"batch_size must be a multiple of the 4 devices that share it; got 6\.",
-            r"Process 1 was given another configuration .*: seed: 0, 1\. Give every process the same\.",
-            f"{theirs}{taken} holds a run of another configuration",
-            f"{'Process 1 cannot go on: ' if number == 0 else ''}run_dir must be one folder that all"
+            r"Process 1 has another configuration .*: seed: 0, 1\. Give every process the same",
+            f"{theirs}{taken} contains a run with another configuration",
+            f"{'Process 1 failed: ' if number == 0 else ''}run_dir must be one folder that all"
             f" processes share; got {tmp_path / 'there'}, where",
             r"The loss of step 2 is .*training examples (\d+, ){7}\d+\.",
-            f"{theirs}{taken} is being trained by process {os.getpid()};",
+            f"{theirs}Process {os.getpid()} is training the run in {taken}",
         )
         for line, words in zip(out[:-1], expected, strict=True):
             assert re.match(f"UsageError {words}", line)
@@ -328,18 +328,18 @@ def test_a_comparison_and_an_evaluation_are_for_one_process(smoke_data, tmp_path
         evaluate(tmp_path, data_dir=smoke_data)
 
 
-def test_devices_of_processes_that_are_not_joined(smoke_data, tmp_path, monkeypatch):
+def test_devices_of_processes_that_are_not_joined_are_refused(smoke_data, tmp_path, monkeypatch):
     monkeypatch.setattr("jax.process_count", lambda: 2)
     with pytest.raises(UsageError, match="those of 2 processes, which are not joined"):
         train(QUICK, tmp_path / "run", data_dir=smoke_data)
     assert not (tmp_path / "run").exists()
 
 
-# The data of one process
+# The data of a process
 
 
 class Told(list):
-    """Examples of 1, 2, 3, … tokens that tell which of them are read."""
+    """Examples of 1, 2, 3, … tokens that record which of them are read."""
 
     def __init__(self, count):
         super().__init__({"tokens": np.arange(i + 1), "label": i, "index": i} for i in range(count))
@@ -351,20 +351,20 @@ class Told(list):
 
 
 def training(source, rows):
-    """Batches over two epochs, one of them the end of one and the beginning of the other."""
+    """Returns batches of two epochs; one batch contains the end of one and the beginning of the other."""
     return itertools.islice(
         training_batches(source, length=5, batch_size=4, seed=0, rows=rows, prefetch=1), 5
     )
 
 
 def evaluation(source, rows):
-    """Batches of which the last one is filled up."""
+    """Returns batches with copies in the last one."""
     return evaluation_batches(source, length=5, batch_size=4, limit=10, rows=rows)
 
 
 @pytest.mark.parametrize("make", [training, evaluation])
 @pytest.mark.parametrize("rows", [[0, 1], [2, 3], [1, 3]])
-def test_a_share_is_rows_of_the_whole(make, rows):
+def test_a_share_contains_rows_of_the_whole_batch(make, rows):
     for whole, share in zip(make(Told(11), slice(None)), make(Told(11), np.array(rows)), strict=True):
         assert share.keys() == whole.keys()
         np.testing.assert_array_equal(share.pop("index"), whole["index"])
@@ -372,7 +372,7 @@ def test_a_share_is_rows_of_the_whole(make, rows):
             np.testing.assert_array_equal(array, whole[name][rows])
 
 
-def test_nothing_but_a_share_is_read():
+def test_a_process_reads_only_its_share():
     source = Told(10)
     list(evaluation_batches(source, length=5, batch_size=5, rows=np.array([3, 4])))
     assert source.read == {3, 4, 8, 9}

@@ -1,4 +1,4 @@
-"""Image: CIFAR-10 in grey, from files that are what they have to be."""
+"""Image: CIFAR-10 in gray, from verified files."""
 
 from fractions import Fraction
 from math import floor
@@ -12,7 +12,7 @@ from lra_tasks.data.dataset import load
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.tasks.image import builder as image_builder
-from lra_tasks.tasks.image.task import CLASSES, TASK, grey, references, validate
+from lra_tasks.tasks.image.task import CLASSES, TASK, gray, references, validate
 
 TOP = "cifar-10-batches-bin"
 
@@ -27,8 +27,8 @@ def exact(red, green, blue):
     return floor(Fraction("255.5") * weighted / 255)
 
 
-def grey_of(*colour):
-    return grey(*(np.array(value, np.uint8) for value in colour)).item()
+def gray_of(*color):
+    return gray(*(np.array(value, np.uint8) for value in color)).item()
 
 
 @pytest.fixture(scope="module")
@@ -38,42 +38,42 @@ def prepared(tmp_path_factory):
     return root
 
 
-# Grey
+# Gray
 
 
-def test_grey_by_hand():
-    assert grey_of(0, 0, 0) == 0
-    assert grey_of(255, 255, 255) == 255  # 255.5 · 0.9999
-    assert grey_of(255, 0, 0) == 76  # 76.37
-    assert grey_of(0, 255, 0) == 149  # 149.98
-    assert grey_of(0, 0, 255) == 29  # 29.13
+def test_gray_by_hand():
+    assert gray_of(0, 0, 0) == 0
+    assert gray_of(255, 255, 255) == 255  # 255.5 · 0.9999
+    assert gray_of(255, 0, 0) == 76  # 76.37
+    assert gray_of(0, 255, 0) == 149  # 149.98
+    assert gray_of(0, 0, 255) == 29  # 29.13
 
 
-@pytest.mark.parametrize("colour", [(0, 122, 186), (3, 121, 122), (5, 171, 227), (6, 120, 58), (5, 49, 41)])
-def test_grey_is_exact_where_float32_is_not(colour):
-    assert grey_of(*colour) == exact(*colour)
-    red, green, blue = (np.float32(value) / np.float32(255) for value in colour)
+@pytest.mark.parametrize("color", [(0, 122, 186), (3, 121, 122), (5, 171, 227), (6, 120, 58), (5, 49, 41)])
+def test_gray_is_exact_where_float32_is_not(color):
+    assert gray_of(*color) == exact(*color)
+    red, green, blue = (np.float32(value) / np.float32(255) for value in color)
     weighted = red * np.float32(0.2989) + green * np.float32(0.587) + blue * np.float32(0.114)
-    assert abs(int(weighted * np.float32(255.5)) - exact(*colour)) <= 1
+    assert abs(int(weighted * np.float32(255.5)) - exact(*color)) <= 1
 
 
-def test_grey_of_many():
-    colours = np.random.default_rng(0).integers(0, 256, (3, 2000)).astype(np.uint8)
-    expected = [exact(*map(int, colour)) for colour in colours.T]
-    np.testing.assert_array_equal(grey(*colours), expected)
-    assert grey(*colours).dtype == np.uint8
+def test_gray_of_arrays():
+    colors = np.random.default_rng(0).integers(0, 256, (3, 2000)).astype(np.uint8)
+    expected = [exact(*map(int, color)) for color in colors.T]
+    np.testing.assert_array_equal(gray(*colors), expected)
+    assert gray(*colors).dtype == np.uint8
 
 
 # Preparation
 
 
-def test_pictures_are_the_files(prepared):
+def test_pictures_equal_the_files(prepared):
     pictures = {}
     for name, content in sources.cifar().items():
         if name.endswith(".bin"):
             for record in np.frombuffer(content, np.uint8).reshape(-1, 3073):
                 planes = record[1:].reshape(3, 32, 32)
-                pictures[grey(*planes).tobytes()] = ("test" in name, record[0])
+                pictures[gray(*planes).tobytes()] = ("test" in name, record[0])
     assert len(pictures) == 420
     for split, size in {"train": 256, "validation": 64, "test": 64}.items():
         source = load(TASK, split, prepared, variant="smoke")
@@ -86,14 +86,14 @@ def test_pictures_are_the_files(prepared):
     assert source.manifest["metadata"]["classes"] == list(CLASSES)
 
 
-def test_a_picture_is_named_by_its_place_in_the_file(prepared, tmp_path, monkeypatch):
+def test_a_picture_is_named_by_its_position_in_the_file(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(image_builder, "AT_ONCE", 16)
     make(tmp_path, sources.cifar())
     first, second = (load(TASK, "test", root, variant="smoke").manifest for root in (prepared, tmp_path))
     assert first["contents"] == second["contents"]
 
 
-def test_rows_stand_below_each_other(tmp_path):
+def test_pixels_are_in_raster_order(tmp_path):
     """A red, a green and a blue bar, one at the left, one at the top, one at the bottom right."""
     record = np.zeros((3, 32, 32), np.uint8)
     record[0, :, 0], record[1, 0, 1:], record[2, 31, 31] = 255, 255, 255
@@ -109,7 +109,7 @@ def test_rows_stand_below_each_other(tmp_path):
     assert not picture[1:, 1:31].any()
 
 
-def test_no_padding(prepared):
+def test_pictures_have_no_padding(prepared):
     batch = next(evaluation_batches(load(TASK, "test", prepared, variant="smoke"), length=1024, batch_size=8))
     assert batch["mask"].all()
 
@@ -154,19 +154,19 @@ def relabelled():
         ),
     ],
 )  # fmt: skip
-def test_wrong_files(tmp_path, files, error, message):
+def test_wrong_files_are_refused(tmp_path, files, error, message):
     with pytest.raises(error, match=message):
         make(tmp_path, files)
     assert not (tmp_path / "lra_image" / "smoke").exists()
 
 
-def test_the_whole_is_of_the_official_size(tmp_path):
+def test_the_whole_dataset_has_the_official_size(tmp_path):
     with pytest.raises(UsageError, match=r"data_batch_1.bin in .* has 215,110 bytes; expected 30,730,000\."):
         make(tmp_path, sources.cifar(), variant="default")
 
 
-def test_pictures_that_are_the_same_in_grey(tmp_path):
-    """Kept, on one side of the cut."""
+def test_pictures_that_are_equal_in_gray(tmp_path):
+    """They are kept, on one side of the split."""
     files = sources.cifar()
     for number in range(1, 5):
         files[f"{TOP}/data_batch_{number}.bin"] = files[f"{TOP}/data_batch_5.bin"]
@@ -180,7 +180,7 @@ def test_pictures_that_are_the_same_in_grey(tmp_path):
     assert {"train", "validation", "train/test"} <= set(repeats)
 
 
-def test_problem():
+def test_validate():
     assert validate(np.zeros(1023), 0) == "The picture has 1023 pixels, expected 1024."
 
 
@@ -188,7 +188,7 @@ def test_problem():
 
 
 def test_references_by_hand():
-    """Dark and light pictures, striped this way and that: the grey values tell two of the four classes."""
+    """Dark and light pictures, with stripes of two directions: gray values separate two of four classes."""
 
     def examples(*rows):
         return [{"tokens": picture.ravel().astype(np.uint8), "label": label} for picture, label in rows]
@@ -198,12 +198,12 @@ def test_references_by_hand():
     lines = references(examples(*rows), examples(*rows, rows[0]))
     assert lines["chance"] == 25
     assert lines["majority class"] == 40  # of equally many, the first
-    assert lines["naive Bayes on grey values"] == 60  # 0 and 1 look alike, so do 2 and 3
+    assert lines["naive Bayes on gray values"] == 60  # 0 and 1 look alike, so do 2 and 3
     assert lines["nearest mean picture"] == 100
     assert lines["linear least squares on pixels"] == 100
 
 
-def test_least_squares_have_a_constant():
+def test_least_squares_include_a_constant():
     def examples(*levels):
         return [{"tokens": np.full(1024, level, np.uint8), "label": i % 2} for i, level in enumerate(levels)]
 

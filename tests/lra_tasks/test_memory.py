@@ -1,4 +1,4 @@
-"""What memory is there: the machine's, or what a container or a batch job leaves of it."""
+"""Available memory: of the machine, a container or a batch job."""
 
 import os
 
@@ -15,7 +15,7 @@ NAMES = {
 
 @pytest.fixture
 def root(tmp_path):
-    """A machine with 10,000 kB free."""
+    """Returns the root of a machine with 10,000 kB free."""
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/meminfo").write_text("MemTotal: 20000 kB\nMemFree: 1 kB\nMemAvailable: 10000 kB\n")
     return tmp_path
@@ -36,25 +36,25 @@ def hold(root, group, limit, used, files, version=2):
     (folder / "memory.stat").write_text(text)
 
 
-def test_without_groups(root):
+def test_memory_without_control_groups(root):
     assert total_and_free(root) == (MACHINE, 10_240_000)
 
 
-def test_where_the_system_does_not_tell(tmp_path):
+def test_a_system_that_does_not_report_free_memory(tmp_path):
     assert total_and_free(tmp_path) == (MACHINE, None)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("path", ["/", "/docker/of/the/host", "/../sibling"])
-def test_in_a_container(root, version, path):
-    """Its root is its own group, whatever the path is on the host."""
+def test_memory_in_a_container(root, version, path):
+    """The container's root is its own group, whatever its path on the host."""
     be_in(root, path, version)
     hold(root, "", 8_000_000, 3_000_000, 1_000_000, version)
     assert total_and_free(root) == (8_000_000, 6_000_000)
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_strictest_of_all_groups_counts(root, version):
+def test_the_strictest_group_counts(root, version):
     be_in(root, "/slurm/job/step", version)
     hold(root, "slurm", 9_000_000, 8_500_000, 0, version)
     hold(root, "slurm/job", 4_000_000, 500_000, 100_000, version)
@@ -63,7 +63,7 @@ def test_the_strictest_of_all_groups_counts(root, version):
     assert total_and_free(root) == (4_000_000, 500_000)
 
 
-def test_a_sandbox_that_tells_less(root):
+def test_a_sandbox_that_reports_less(root):
     be_in(root, "/", 1)
     hold(root, "", 8_000_000, 3_000_000, 1_000_000, 1)
     (root / "sys/fs/cgroup/memory/memory.stat").unlink()
@@ -74,19 +74,19 @@ def test_a_sandbox_that_tells_less(root):
     assert total_and_free(root) == (MACHINE, None)
 
 
-def test_a_group_above_its_limit(root):
+def test_a_group_above_its_limit_has_no_free_memory(root):
     be_in(root, "/")
     hold(root, "", 1_000_000, 1_500_000, 0)
     assert total_and_free(root) == (1_000_000, 0)
 
 
-def test_a_machine_that_has_less_free(root):
+def test_a_machine_with_less_free_memory_than_its_group(root):
     be_in(root, "/")
     hold(root, "", 2**62, 0, 0)
     assert total_and_free(root) == (MACHINE, 10_240_000)
 
 
-def test_here():
+def test_memory_of_this_machine():
     total, free = total_and_free()
     assert 10**8 < total <= MACHINE
     assert free is None or 0 < free <= total

@@ -1,4 +1,4 @@
-"""The mesh: a sequence shared by devices gives the numbers of one device, and gathers no activations."""
+"""The mesh: a sequence shared by devices gives the results of one device, and gathers no activations."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ def random_batch(config, seed=0):
     return {"tokens": tokens, "mask": mask, "label": draw.integers(0, 10, len(mask)).astype(np.int32)}
 
 
-def test_sizes_are_read():
+def test_sizes_are_parsed():
     assert parse_mesh("data=2,sequence=4") == {"data": 2, "sequence": 4}
     assert parse_mesh("sequence=2") == {"sequence": 2}
     assert dict(make_mesh().shape) == {"data": 4, "sequence": 1}
@@ -35,14 +35,14 @@ def test_sizes_are_read():
 
 
 @pytest.mark.parametrize("text", ["", "data", "data=0", "model=2", "data=2;sequence=2", "sequence=two"])
-def test_text_that_is_not_a_mesh(text):
+def test_text_that_is_not_a_mesh_is_refused(text):
     with pytest.raises(UsageError, match=r"mesh must be like 'data=2,sequence=2'; got"):
         parse_mesh(text)
 
 
 @pytest.mark.parametrize("sizes", ["data=2,sequence=3", "data=8", {"model": 4}, {"data": 2}, "sequence=3"])
-def test_sizes_that_are_not_those_of_the_devices(sizes):
-    with pytest.raises(UsageError, match="multiply to the 4 devices"):
+def test_sizes_that_do_not_match_the_devices_are_refused(sizes):
+    with pytest.raises(UsageError, match="product of their sizes must be the number of devices, 4;"):
         make_mesh(sizes)
 
 
@@ -55,7 +55,7 @@ def test_sizes_that_are_not_those_of_the_devices(sizes):
         ({"model": {"pooling": "cls"}}, r"model\.pooling must be 'mean' or 'first' .*; got 'cls'"),
     ],
 )
-def test_runs_that_cannot_share_a_sequence(change, message):
+def test_runs_that_cannot_share_a_sequence_are_refused(change, message):
     with pytest.raises(UsageError, match=message):
         Trainer(arena.change(CONFIG, **change), TASK, "sequence=2")
 

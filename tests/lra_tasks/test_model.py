@@ -1,4 +1,4 @@
-"""The encoder and its mixers: what padding, pooling, positions and dtypes do, and how many parameters."""
+"""The encoder and its mixers: padding, pooling, positions, dtypes, and the number of parameters."""
 
 import textwrap
 
@@ -73,7 +73,7 @@ def test_padding_changes_nothing(mixer, pooling, positions):
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_order_of_tokens_counts_and_rows_are_apart(mixer):
+def test_token_order_matters_and_rows_are_independent(mixer):
     model = build(mixer=mixer, positions="sinusoidal")
     tokens, mask = batch([9, 9], 9)
     both = classify(model, tokens, mask)
@@ -82,7 +82,7 @@ def test_order_of_tokens_counts_and_rows_are_apart(mixer):
 
 
 def last_states(model, tokens, mask):
-    """What the blocks give, before pooling."""
+    """Returns the output of the blocks, before pooling."""
     x = model.embedding(tokens) + jnp.asarray(sinusoidal_positions(tokens.shape[1], 12))
     for block in model.blocks:
         x = block(x, mask, deterministic=True, rngs=None)
@@ -147,7 +147,7 @@ def test_number_of_parameters(mixer, pooling, positions):
     assert count(config) == expected_count(mixer, learned=positions == "learned", cls=pooling == "cls")
 
 
-def test_mixers_differ_in_the_branch_alone():
+def test_mixers_differ_in_their_branch_alone():
     trees = {
         mixer: nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda m=mixer: build(mixer=m)), nnx.Param))
         for mixer in MIXERS
@@ -163,7 +163,7 @@ def test_mixers_differ_in_the_branch_alone():
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_bfloat16(mixer):
+def test_bfloat16_is_close_to_float32(mixer):
     config = make_config(mixer=mixer)
     half = make_config(mixer=mixer, dtype="bfloat16")
     tokens, mask = batch([5, 9], 9)
@@ -178,7 +178,7 @@ def test_bfloat16(mixer):
     assert 0 < difference < 0.05 * jnp.abs(logits["float32"]).max()
 
 
-def test_too_long_a_sequence():
+def test_a_sequence_that_is_too_long_is_refused():
     tokens, mask = batch([L + 1], L + 1)
     for positions in ("learned", "sinusoidal"):
         with pytest.raises(UsageError, match=f"at most {L} positions, the model's; got {L + 1}"):
@@ -216,7 +216,7 @@ def test_dropout_follows_its_key(mixer):
     assert (logits(0) != classify(model, tokens, mask)).any()
 
 
-# A mixer of the user's own
+# Mixers of the user
 
 MIXERS_OF_A_USER = """
     import functools
@@ -299,7 +299,7 @@ def compile_step(mixer):
 
 
 def test_the_first_token_costs_no_more_than_the_mean():
-    """As x[:, 0] it reads and writes a seventh more, and takes twice the time of `none`."""
+    """With x[:, 0] a step reads and writes a seventh more, and takes twice the time of `none`."""
 
     def moved(pooling):
         sizes = {"length": 2000, "width": 32, "mlp_features": 64, "num_layers": 1}
@@ -310,7 +310,7 @@ def test_the_first_token_costs_no_more_than_the_mean():
 
 
 @pytest.mark.usefixtures("user_module")
-def test_a_users_mixer():
+def test_a_mixer_of_the_user_runs():
     name = "mixers_of_a_user:Mean"
     tokens, mask = batch([5, 9], 9)
     model = build(mixer=name)
@@ -321,14 +321,14 @@ def test_a_users_mixer():
 
 @pytest.mark.usefixtures("user_module")
 @pytest.mark.parametrize(("name", "got"), [("Pooled", r"\(8, 12\)"), ("Pair", "tuple")])
-def test_a_mixer_of_a_wrong_shape(name, got):
+def test_a_mixer_with_a_wrong_output_is_refused(name, got):
     with pytest.raises(UsageError, match=rf"'mixers_of_a_user:{name}' must .*\(8, 24, 12\).* returned {got}"):
         compile_step(f"mixers_of_a_user:{name}")
 
 
 @pytest.mark.usefixtures("user_module")
 @pytest.mark.parametrize("model", [{}, {"pooling": "cls"}, {"dtype": "bfloat16"}], ids=str)
-def test_a_mixer_that_reads_padding(model):
+def test_a_mixer_that_reads_padding_is_detected(model):
     assert reads_padding(make_config(mixer="mixers_of_a_user:Careless", **model))
     assert reads_padding(make_config(mixer="mixers_of_a_user:Silent", **model))  # its output begins as zeros
     assert reads_padding(make_config(mixer="mixers_of_a_user:Faint", **model | {"length": 16_384}))
@@ -338,7 +338,7 @@ def test_a_mixer_that_reads_padding(model):
 
 @pytest.mark.usefixtures("user_module")
 @pytest.mark.parametrize(("name", "state"), [("Counting", "calls"), ("Dropping", "dropout/rngs")])
-def test_a_mixer_that_keeps_state(name, state):
+def test_a_mixer_that_keeps_state_is_refused(name, state):
     with pytest.raises(
         UsageError,
         match=rf"'mixers_of_a_user:{name}' keeps state .*blocks/0/mixer/{state}.*`rngs` of the call",
@@ -355,12 +355,12 @@ def test_a_mixer_that_keeps_state(name, state):
         ("mixers_of_a_user:", "must be"),
         (":Mean", "must be"),
         ("mixers_of_a_user:function", "must be a class"),
-        ("mixers_of_a_user:Unsaid", r"must have a method __init__\(self, spec, \*, rngs\); it has none"),
-        ("mixers_of_a_user:Greedy", r"its own is __init__\(self, spec, width, \*, rngs\): missing .*'width'"),
-        ("mixers_of_a_user:Maskless", r"__call__\(self, x, mask, \*, deterministic, rngs\); its own is"),
+        ("mixers_of_a_user:Unsaid", r"must have a method __init__\(self, spec, \*, rngs\); got none"),
+        ("mixers_of_a_user:Greedy", r"got __init__\(self, spec, width, \*, rngs\): missing .*'width'"),
+        ("mixers_of_a_user:Maskless", r"__call__\(self, x, mask, \*, deterministic, rngs\); got __call__"),
     ],
 )
-def test_a_mixer_that_cannot_be_had(name, message):
+def test_an_invalid_mixer_is_refused(name, message):
     with pytest.raises(
         UsageError, match=rf"mixer .*'{name}'.*{message}|'{name}' .*{message}|{message}.*'{name}'"
     ):
@@ -368,11 +368,11 @@ def test_a_mixer_that_cannot_be_had(name, message):
 
 
 @pytest.mark.usefixtures("user_module")
-def test_a_mixer_with_a_wrapped_call_is_taken_at_its_word():
+def test_a_mixer_with_a_wrapped_call_is_accepted():
     assert get_mixer("mixers_of_a_user:Wrapped") is not None
 
 
-def test_a_misspelt_mixer():
+def test_a_misspelled_mixer_gets_a_suggestion():
     with pytest.raises(
         UsageError, match=r"There is no mixer 'hr'. Did you mean 'hrr'\?.*package.module:Class"
     ):

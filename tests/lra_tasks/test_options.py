@@ -1,4 +1,4 @@
-"""Options of mixers, and tasks outside the tree: read, checked before training, named in full everywhere."""
+"""Options of mixers, and tasks outside the package: parsed, checked before training, named in full."""
 
 import dataclasses
 import json
@@ -78,7 +78,7 @@ def test_options_reach_the_layer():
         ("mixers_with_options:Mine:spec=3", r"has no option 'spec'"),
     ],
 )
-def test_options_that_a_mixer_does_not_take(name, message):
+def test_options_that_a_mixer_does_not_accept_are_refused(name, message):
     with pytest.raises(UsageError, match=message):
         get_mixer(name)
 
@@ -87,14 +87,14 @@ def test_options_that_a_mixer_does_not_take(name, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mixers_with_options:Mine:state=-1", r"refuses its options \{'state': -1\}: state must be positive"),
+        ("mixers_with_options:Mine:state=-1", r"rejects the options \{'state': -1\}: state must be positive"),
         (
             "hrr:temperature=-1.0",
-            r"refuses its options .*temperature must be positive; got -1\.0.*rescale: bool",
+            r"rejects the options .*temperature must be positive; got -1\.0.*rescale: bool",
         ),
     ],
 )
-def test_values_that_a_mixer_refuses_are_refused_before_training(name, message, smoke_data, tmp_path):
+def test_values_that_a_mixer_rejects_are_reported_before_training(name, message, smoke_data, tmp_path):
     with pytest.raises(UsageError, match=message):
         train(arena.change(mixer=name), tmp_path / "run", data_dir=smoke_data)
     with pytest.raises(UsageError, match=message):
@@ -104,7 +104,7 @@ def test_values_that_a_mixer_refuses_are_refused_before_training(name, message, 
 
 
 @pytest.mark.usefixtures("user_modules")
-def test_a_race_of_options(smoke_data, tmp_path):
+def test_a_comparison_of_options(smoke_data, tmp_path):
     names = ["hrr", "hrr:temperature=0.5,rescale=True", "none", "mixers_with_options:Mine:state=64"]
     settings = dataclasses.replace(arena.CONFIG.settings, num_steps=2, eval_every=2)
     report = compare("listops", names, settings, tmp_path, data_dir=smoke_data)
@@ -118,7 +118,7 @@ def test_a_race_of_options(smoke_data, tmp_path):
     assert len(set(losses)) == 2
 
 
-def test_restore_gives_the_model_of_the_best_validation(smoke_run, smoke_data):
+def test_restore_returns_the_model_of_the_best_validation(smoke_run, smoke_data):
     model, config, task = restore(smoke_run)
     assert (config, task) == (arena.CONFIG, get_task("listops"))
     source = load("listops", "test", smoke_data, variant="smoke")
@@ -131,13 +131,13 @@ def test_restore_gives_the_model_of_the_best_validation(smoke_run, smoke_data):
     assert 100 * correct / len(source) == arena.summary(smoke_run)["test_accuracy"]
 
 
-def test_restore_without_a_run(tmp_path):
+def test_restore_without_a_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match=f"There is no run in {tmp_path}"):
         restore(tmp_path)
 
 
 @pytest.mark.usefixtures("user_modules")
-def test_a_task_outside_the_tree(smoke_data, tmp_path):
+def test_a_task_outside_the_package_runs(smoke_data, tmp_path):
     task = get_task("tasks_of_a_user:TASK")
     assert (task.name, task.key) == ("mine", "tasks_of_a_user:TASK")
     assert TASKS["listops"].key == "listops"
@@ -158,7 +158,7 @@ def test_a_task_outside_the_tree(smoke_data, tmp_path):
         ("listop", "Did you mean 'listops'.*package.module:TASK"),
     ],
 )
-def test_a_task_that_cannot_be_had(name, message):
+def test_an_invalid_task_is_refused(name, message):
     with pytest.raises(UsageError, match=message):
         get_task(name)
 

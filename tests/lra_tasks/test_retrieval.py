@@ -1,4 +1,4 @@
-"""Retrieval: the release's lines, pairs of our own, the rules to beat, and a model with two inputs."""
+"""Retrieval: lines of the release, pairs of this project, baseline rules, and a model with two inputs."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ def acl_files():
 
 @pytest.fixture(scope="session")
 def graph(acl_files):
-    """Papers and citations."""
+    """Returns papers and citations."""
     papers, edges = (content.splitlines() for content in acl_files.values())
     papers = read_papers("papers.jsonl", papers)
     return papers, read_citations("edges.tsv", edges, papers)
@@ -55,7 +55,7 @@ def acl_folder(acl_files, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prepared(acl_folder, tmp_path_factory):
-    """A data folder with the smoke dataset; not to be changed."""
+    """Returns a data folder with the smoke dataset; tests must not change it."""
     root = tmp_path_factory.mktemp("data")
     prepare(RETRIEVAL, root, variant="smoke", manual_dir=acl_folder)
     return root
@@ -65,7 +65,7 @@ def shards(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.array_record*")}
 
 
-# The release's lines
+# Lines of the release
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def shards(folder):
         (b'1\ta\tb\t"one ""1"""\t caf\xc3\xa9 \n', (b'"one ""1"""', b" caf\xc3\xa9 "), 1),
     ],
 )
-def test_row(line, pair, label):
+def test_a_row_is_read(line, pair, label):
     assert read_row(line) == (pair, label)
 
 
@@ -97,12 +97,12 @@ def test_row(line, pair, label):
         (b"1\ta\tb\tone\tb''\n", "text2 is empty"),
     ],
 )
-def test_row_that_is_wrong(line, why):
+def test_a_wrong_row_is_refused(line, why):
     with pytest.raises(UsageError, match=why):
         read_row(line)
 
 
-# Pairs of our own
+# Pairs of this project
 
 
 @pytest.mark.parametrize("limits", [None, {"train": 128, "validation": 32, "test": 32}])
@@ -130,8 +130,8 @@ def test_pairs(graph, limits):
     assert pairs.papers == {"train": 420, "validation": 60, "test": 120}
 
 
-def test_pairs_follow_from_the_graph_alone(graph):
-    """The same on every Python and machine: the published results depend on it."""
+def test_pairs_depend_on_the_graph_alone(graph):
+    """The pairs are the same on every machine and Python version: published results depend on them."""
     papers, citations = graph
     turned = make_pairs(dict(reversed(papers.items())), citations[::-1])
     pairs = make_pairs(papers, citations)
@@ -144,17 +144,17 @@ GOLDEN = "612558dbd26c049f641dd0c5c367a3fada71a0dacc2c76990edfab6e4d7d7c97"
 
 
 def with_text(papers, id, text):
-    """The papers, and one more or another one."""
+    """Returns the papers with one added or replaced."""
     return papers | {id: Paper(id, 2005, text)}
 
 
 def partners(pairs, id, labels=(0, 1)):
-    """Papers that one is paired with."""
+    """Returns the papers that form a pair with one paper."""
     found = (pair for split in SPLITS for pair in pairs.splits[split] if pair[2] in labels)
     return {other.id for *both, _ in found for other in both if id in {p.id for p in both} and other.id != id}
 
 
-HUB = sources_retrieval.name_of(1)  # is cited often
+HUB = sources_retrieval.name_of(1)  # a paper with many citations
 
 
 def test_near_empty_papers_are_left_out(graph):
@@ -165,7 +165,7 @@ def test_near_empty_papers_are_left_out(graph):
         assert len(partners(pairs, HUB)) == 0 if left_out else len(partners(pairs, HUB)) > 10
 
 
-def test_papers_of_the_same_text_are_one(graph):
+def test_papers_with_the_same_text_count_once(graph):
     papers, citations = graph
     words = papers[HUB].text.split()
     refused = partners(make_pairs(papers, citations), HUB, labels=[0])
@@ -177,13 +177,13 @@ def test_papers_of_the_same_text_are_one(graph):
         both = with_text(papers, twin, text[: len(papers[HUB].text)])
         pairs = make_pairs(both, citations + [(twin, id) for id in sorted(refused)])
         assert pairs.left_out == {"fewer than 1,000 characters": 0, "the text of another": left_out}
-        if left_out:  # what the twin cites, the paper of its text is not said not to cite
+        if left_out:  # a citation by a twin excludes a non-citing pair of the paper with its text
             assert not partners(pairs, twin)
             assert len(refused) > 5
             assert not refused & partners(pairs, HUB, labels=[0])
 
 
-def test_of_two_that_cite_each_other_one_pair_is_made(graph):
+def test_two_papers_that_cite_each_other_form_one_pair(graph):
     papers, citations = graph
     both = citations + [(b, a) for a, b in citations]
     once, twice = make_pairs(papers, citations), make_pairs(papers, both)
@@ -193,19 +193,19 @@ def test_of_two_that_cite_each_other_one_pair_is_made(graph):
         assert len(set(pairs)) == len(pairs) == len(once.splits[split])
 
 
-def test_too_few_citations(graph):
+def test_too_few_citations_are_refused(graph):
     papers, citations = graph
     with pytest.raises(
-        UsageError, match=r"needs 99 citations between .* validation split; of 600 papers, 75 "
+        UsageError, match=r"needs 99 citations between .* validation split; got 75 from 600 papers"
     ):
         make_pairs(papers, citations, {"train": 10, "validation": 99, "test": 10})
-    with pytest.raises(UsageError, match=r"needs 1 citations between .* train split; of 600 papers, 0 "):
+    with pytest.raises(UsageError, match=r"needs 1 citations between .* train split; got 0 from 600 papers"):
         make_pairs(papers, [])
 
 
-def test_papers_that_all_cite_each_other(graph):
+def test_papers_that_all_cite_each_other_are_refused(graph):
     papers = dict(list(graph[0].items())[:60])
-    message = r"train split of retrieval leave no paper that P00-10.. could be paired with"
+    message = r"train split of retrieval leave no paper that P00-10.. could form a non-citing pair"
     with pytest.raises(UsageError, match=message):
         make_pairs(papers, [(a, b) for a in papers for b in papers if a > b])
 
@@ -217,12 +217,12 @@ def test_papers_that_all_cite_each_other(graph):
         (b"[]", "papers.jsonl, line 2: expected a JSON object"),
         (b'{"id": "P2", "year": "2000"}', r"papers.jsonl, line 2: .*'text'"),
         (b'{"id": "P2", "year": "soon", "text": "t"}', "papers.jsonl, line 2: .*'soon'"),
-        (b'{"id": "P2", "year": "2000", "text": 7}', "papers.jsonl, line 2: .*text is no string"),
+        (b'{"id": "P2", "year": "2000", "text": 7}', "papers.jsonl, line 2: .*text is not a string"),
         (b'{"id": "P2", "year": "2000", "text": "\\ud800"}', "papers.jsonl, line 2: .*surrogate"),
-        (b'{"id": "P1", "year": "2000", "text": "t"}', "papers.jsonl, line 2: the paper P1 has come before"),
+        (b'{"id": "P1", "year": "2000", "text": "t"}', "papers.jsonl, line 2: the paper P1 is a repetition"),
     ],
 )
-def test_papers_that_are_wrong(line, message):
+def test_wrong_papers_are_refused(line, message):
     with pytest.raises(UsageError, match=message):
         read_papers("papers.jsonl", [b'{"id": "P1", "year": "2000", "text": "t"}', line])
 
@@ -235,14 +235,14 @@ def test_papers_that_are_wrong(line, message):
         (b"P1\tP9\n", "edges.tsv, line 2: there is no paper P9"),
     ],
 )
-def test_citations_that_are_wrong(line, message):
+def test_wrong_citations_are_refused(line, message):
     papers = {id: Paper(id, 2000, "") for id in ("P1", "P2", "P3")}
     assert read_citations("edges.tsv", [b"P1\tP2\r\n", b"P2\tP3"], papers) == [("P1", "P2"), ("P2", "P3")]
     with pytest.raises(UsageError, match=message):
         read_citations("edges.tsv", [b"P1\tP2\n", line], papers)
 
 
-# The dataset of our own pairs
+# The dataset of this project's pairs
 
 
 def test_smoke_dataset(prepared, graph):
@@ -268,7 +268,7 @@ def test_smoke_dataset(prepared, graph):
     assert RETRIEVAL.title("smoke") == "retrieval/smoke"
 
 
-def test_the_same_from_an_archive(prepared, acl_files, tmp_path):
+def test_an_archive_gives_the_same_dataset(prepared, acl_files, tmp_path):
     sources.as_archive(dict(reversed(acl_files.items())), tmp_path / "acl-pairs-raw.tar.xz")
     folder = prepare(RETRIEVAL, tmp_path / "data", variant="smoke", manual_dir=tmp_path)
     assert shards(folder) == shards(prepared / folder.relative_to(tmp_path / "data"))
@@ -287,7 +287,7 @@ def test_all_pairs(acl_folder, graph, tmp_path, monkeypatch):
     assert len(list(folder.glob("*train*"))) == -(-counts["train"] // 1_000)
 
 
-def test_the_right_files_are_our_own_pairs_all_the_same(acl_files, acl_folder, tmp_path, monkeypatch):
+def test_pairs_from_the_official_files_are_unofficial(acl_files, acl_folder, tmp_path, monkeypatch):
     digests = {
         name.rpartition("/")[2]: hashlib.sha256(content).hexdigest() for name, content in acl_files.items()
     }
@@ -297,7 +297,7 @@ def test_the_right_files_are_our_own_pairs_all_the_same(acl_files, acl_folder, t
     assert metadata["unofficial"] == "pairs of our own from ACL Anthology papers, not the arena's Retrieval"
 
 
-def test_acl_files_that_are_not_there(acl_files, tmp_path):
+def test_missing_acl_files_are_reported(acl_files, tmp_path):
     with pytest.raises(
         MissingData, match=r"need papers and citations. Put acl-pairs-raw.tar.xz, or its papers"
     ):
@@ -314,7 +314,7 @@ def test_acl_files_that_are_not_there(acl_files, tmp_path):
     assert not (tmp_path / "lra_retrieval" / "acl").exists()
 
 
-def test_no_tensorflow(acl_folder, tmp_path):
+def test_tensorflow_is_not_imported(acl_folder, tmp_path):
     code = """
         import sys
         from lra_tasks.data.batches import training_batches
@@ -337,7 +337,7 @@ def test_no_tensorflow(acl_folder, tmp_path):
 
 @pytest.fixture(scope="session")
 def release_data(tmp_path_factory):
-    """A data folder with the release, read from a folder; not to be changed."""
+    """Returns a data folder with the release, read from a folder; tests must not change it."""
     root = tmp_path_factory.mktemp("release")
     sources.as_folder(sources_retrieval.release(), root / "files")
     prepare(RETRIEVAL, root / "data", manual_dir=root / "files", unofficial=True)
@@ -364,7 +364,7 @@ def test_release(release_data):
     assert RETRIEVAL.title("default") == "retrieval"
 
 
-def test_any_three_files_are_not_the_arenas(tmp_path):
+def test_a_release_of_another_size_is_refused(tmp_path):
     sources.as_folder(sources_retrieval.release(), tmp_path / "files")
     message = (
         r"retrieval give 12 / 4 / 4 examples .* expected the arena's 147,086 .*; nothing was kept\..* --un"
@@ -384,7 +384,7 @@ def test_a_file_of_the_release_that_cannot_be_read_is_named(tmp_path, unreadable
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("name", ["lra_release.gz", "lra_release-1.0.tar"])
-def test_release_out_of_an_archive(release_data, tmp_path, name, order):
+def test_the_release_is_read_from_an_archive(release_data, tmp_path, name, order):
     files = dict(list(sources_retrieval.release(label="{}").items())[::order])
     sources.as_archive(files, tmp_path / "files" / name)
     folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files", unofficial=True)
@@ -393,7 +393,7 @@ def test_release_out_of_an_archive(release_data, tmp_path, name, order):
 
 
 @pytest.mark.parametrize("place", retrieval_builder.RELEASE_FOLDERS)
-def test_release_wherever_it_was_unpacked(release_data, tmp_path, place):
+def test_the_release_is_found_wherever_it_was_unpacked(release_data, tmp_path, place):
     content = {name.rpartition("/")[2]: content for name, content in sources_retrieval.release().items()}
     for name in retrieval_builder.RELEASE_FILES.values():
         (tmp_path / "files" / place).mkdir(parents=True, exist_ok=True)
@@ -424,7 +424,7 @@ def test_a_shard_is_small(tmp_path, monkeypatch):
 
 
 def with_malformed(folder, lines, malformed):
-    """The release with so many lines in its training file, every one after the first malformed at an end."""
+    """Prepares a release with `lines` training lines; the last `malformed` of them lack fields."""
     files = sources_retrieval.release(train=lines - malformed)
     files["lra_release/lra_release/tsv_data/new_aan_pairs.train.tsv"] += b"1.0\tonly\n" * malformed
     sources.as_folder(files, folder / "files")
@@ -459,7 +459,7 @@ def test_many_malformed_lines_are_refused_at_once(tmp_path, monkeypatch):
         with_malformed(tmp_path, 3_000, 3)
 
 
-def test_release_that_is_not_there(tmp_path):
+def test_a_missing_release_is_reported(tmp_path):
     with pytest.raises(MissingData, match=r"needs the arena's files.* lra_release.gz .*--manual-dir FOLDER"):
         prepare(RETRIEVAL, tmp_path)
     (tmp_path / "empty").mkdir()
@@ -469,7 +469,7 @@ def test_release_that_is_not_there(tmp_path):
         prepare(RETRIEVAL, tmp_path, manual_dir=tmp_path / "empty")
 
 
-def test_release_that_is_not_whole(tmp_path):
+def test_an_incomplete_release_is_refused(tmp_path):
     files = sources_retrieval.release()
     sources.as_archive(dict(list(files.items())[:-1]), tmp_path / "lra_release.gz")
     with pytest.raises(MissingData, match=r"new_aan_pairs.eval.tsv is missing in .*lra_release.gz"):
@@ -487,7 +487,7 @@ def test_release_that_is_not_whole(tmp_path):
         prepare(RETRIEVAL, tmp_path, manual_dir=tmp_path / "files", unofficial=True)
 
 
-# The rules to beat
+# Baseline rules
 
 
 def examples(*rows):
@@ -501,7 +501,7 @@ def examples(*rows):
 
 
 def test_references_by_hand():
-    """Every rule finds the label in a set of its own, and only there; it sees 4,000 bytes and no more."""
+    """Every rule finds the label in one set and in no other; it reads 4,000 bytes and no more."""
     sets = {
         "length of the first text less the second's": [
             (b"a" * (10 + i), b"b" * 10, i > 5) for i in range(12)
@@ -520,8 +520,8 @@ def test_references_by_hand():
     assert set(references(examples(*beyond), examples(*beyond)).values()) == {50.0}
 
 
-def test_references_do_not_hold_whole_documents():
-    """Those of the release have some 50 kB."""
+def test_references_do_not_store_whole_documents():
+    """Documents of the release have some 50 kB."""
 
     class Long(list):
         def __getitem__(self, i):
@@ -534,7 +534,7 @@ def test_references_do_not_hold_whole_documents():
     references(train, examples((b"a", b"b", 1)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 10_000_000  # whole, they take 40 MB
+    assert peak < 10_000_000  # whole documents take 40 MB
 
 
 def test_references_on_papers(prepared):
@@ -636,7 +636,7 @@ def test_padding_of_either_input_changes_nothing(mixer, pooling):
 
 
 def test_head_by_hand():
-    """Both inputs go through the one encoder; to swap them turns the difference round and nothing else."""
+    """One encoder maps both inputs; swapping them reverses the difference and changes nothing else."""
     model = build()
     tokens, mask = pairs_of(SIZES)
 
@@ -656,7 +656,7 @@ def test_head_by_hand():
     np.testing.assert_allclose(swapped, head(model, second, first), atol=2e-6)
 
 
-def test_pairs_are_apart():
+def test_pairs_of_a_batch_are_independent():
     model = build()
     tokens, mask = pairs_of(SIZES)
     both = classify(model, tokens, mask)
@@ -672,7 +672,7 @@ def test_number_of_parameters():
 
         return num_parameters(nnx.state(nnx.eval_shape(make), nnx.Param))
 
-    assert count(2) - count(1) == 3 * 12 * 10  # one encoder; the head sees four vectors of 12 and not one
+    assert count(2) - count(1) == 3 * 12 * 10  # one encoder; the head reads four vectors of 12 and not one
 
 
 def test_gradients_come_from_both_inputs():
@@ -693,7 +693,7 @@ def test_gradients_come_from_both_inputs():
     assert rows[0] == 0  # the padding
 
 
-def test_four_devices_do_what_one_does(prepared):
+def test_four_devices_equal_one(prepared):
     config = make_config()
     trainer = Trainer(config, RETRIEVAL)
     state = trainer.init()

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard: every row once, whatever happened to the run, and nothing else of it changed."""
+"""Curves for TensorBoard: every row once, after any interruption, without other changes to the run."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ from lra_tasks.training.tensorboard import Curves
 
 
 def records(path):
-    """The records of a TFRecord file: length, its checksum, the record, its checksum."""
+    """Yields the records of a TFRecord file: length, its checksum, the record, its checksum."""
     content, start = path.read_bytes(), 0
     while start < len(content):
         (size,) = struct.unpack_from("<Q", content, start)
@@ -29,9 +29,9 @@ def records(path):
 
 
 def points(folder):
-    """The points in the only event file of a folder: (curve, step, value), after what begins the file."""
+    """Returns the points (curve, step, value) in the only event file of a folder, after its header."""
     (path,) = folder.iterdir()
-    assert "tfevents" in path.name  # what TensorBoard looks for
+    assert "tfevents" in path.name  # TensorBoard searches for this name
     version, start, *events = map(event_pb2.Event.FromString, records(path))
     assert version.file_version == "brain.Event:2"
     assert (start.session_log.status, start.step) == (event_pb2.SessionLog.START, 0)
@@ -51,7 +51,7 @@ def assert_curves_are_the_rows(run_dir):
     assert {row["split"] for row in rows} == {"train", "validation"}
 
 
-def test_curves_are_the_rows_and_the_run_is_the_same(smoke_run, smoke_data, tmp_path):
+def test_curves_show_the_rows_and_do_not_change_the_run(smoke_run, smoke_data, tmp_path):
     train(arena.CONFIG, tmp_path / "run", data_dir=smoke_data, tensorboard=True)
     assert_curves_are_the_rows(tmp_path / "run")
     curves = {curve for curve, _, _ in points(tmp_path / "run" / "tensorboard")}
@@ -61,15 +61,15 @@ def test_curves_are_the_rows_and_the_run_is_the_same(smoke_run, smoke_data, tmp_
 
 
 class Killer(Silent):
-    """Ends a run without notice before a step."""
+    """Kills a run before a step."""
 
     def show(self, message, done=0, total=0, note=""):
         if message.endswith("training") and done == 8:
             raise ZeroDivisionError
 
 
-def test_points_that_were_not_saved_are_drawn_once(smoke_data, tmp_path):
-    """The row of step 8 is written, step 6 is the last that is saved; the kill tears a record."""
+def test_unsaved_points_are_drawn_once(smoke_data, tmp_path):
+    """The row of step 8 is written, the checkpoint of step 6 is the latest; the kill tears a record."""
     with pytest.raises(ZeroDivisionError):
         train(arena.CONFIG, tmp_path, data_dir=smoke_data, tensorboard=True, progress=Killer())
     assert ("train/loss", 8) in {(curve, step) for curve, step, _ in points(tmp_path / "tensorboard")}
@@ -79,8 +79,8 @@ def test_points_that_were_not_saved_are_drawn_once(smoke_data, tmp_path):
     assert_curves_are_the_rows(tmp_path)
 
 
-def test_asked_for_later(smoke_data, tmp_path):
-    """Of a run that began without curves, and of one that is finished."""
+def test_curves_can_be_requested_later(smoke_data, tmp_path):
+    """Curves of a run that began without them, and of a finished run."""
     with pytest.raises(ZeroDivisionError):
         train(arena.CONFIG, tmp_path, data_dir=smoke_data, progress=Killer())
     assert not (tmp_path / "tensorboard").exists()
@@ -103,7 +103,7 @@ def test_a_comparison_draws_every_run(smoke_data, tmp_path):
         assert_curves_are_the_rows(tmp_path / name)
 
 
-def test_without_tensorboardx(smoke_data, tmp_path, monkeypatch):
+def test_missing_tensorboardx_is_reported(smoke_data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     message = r"--tensorboard needs tensorboardX.*pip install 'hrrformer\[tensorboard\]'"
     with pytest.raises(UsageError, match=message):
@@ -113,13 +113,13 @@ def test_without_tensorboardx(smoke_data, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_an_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "tensorboard").touch()
-    with pytest.raises(UsageError, match=r"tensorboard/events.* cannot be written: .*Make room or mend"):
+    with pytest.raises(UsageError, match=r"tensorboard/events.* cannot be written: .*Free disk space or fix"):
         Curves(tmp_path / "tensorboard", [])
 
 
-def test_a_full_disk(tmp_path):
+def test_a_full_disk_is_reported(tmp_path):
     curves = Curves(tmp_path, [])
     curves._file._writer.close()
     curves._file._writer = Path("/dev/full").open("wb")  # noqa: SIM115

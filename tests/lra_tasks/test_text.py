@@ -1,4 +1,4 @@
-"""Text: reviews as bytes, from files that are what they have to be."""
+"""Text: reviews as bytes, from verified files."""
 
 import re
 import tracemalloc
@@ -21,7 +21,7 @@ def make(root, files, config="smoke"):
 
 
 def rename(files, old, new):
-    """The first name that the pattern finds, with what it finds replaced."""
+    """Returns the files with a new name for the first one that matches the pattern `old`."""
     name = next(name for name in files if re.search(old, name))
     return {re.sub(old, new, key) if key == name else key: content for key, content in files.items()}
 
@@ -33,7 +33,7 @@ def prepared(tmp_path_factory):
     return root
 
 
-def test_reviews_are_the_files(prepared):
+def test_reviews_equal_the_files(prepared):
     files = sources.imdb()
     reviews = {
         content: (name.split("/")[1], int(name.split("/")[2] == "pos"))
@@ -49,11 +49,11 @@ def test_reviews_are_the_files(prepared):
             assert reviews.pop(content) == ("test" if split == "test" else "train", example["label"])
             assert render(np.pad(example["tokens"], (0, 3))) == content.decode()
             assert validate(example["tokens"], example["label"]) is None
-    assert len(reviews) == 400 - 384  # each comes once
+    assert len(reviews) == 400 - 384  # each occurs once
     assert source.manifest["metadata"]["classes"] == ["negative", "positive"]
 
 
-def test_bytes_are_kept_as_they_are(tmp_path):
+def test_bytes_are_not_changed(tmp_path):
     files = sources.imdb()
     for name in files:
         if name.startswith("aclImdb/train/neg/"):
@@ -64,7 +64,7 @@ def test_bytes_are_kept_as_they_are(tmp_path):
     assert "<br /><br />A" in render(tokens)
 
 
-def test_render_and_problem():
+def test_render_and_validate():
     tokens = np.frombuffer("caf\xe9".encode(), np.uint8).astype(np.uint16) + 1
     assert render(tokens) == "caf\xe9"
     assert render(tokens[:-1]) == "caf\ufffd"
@@ -75,7 +75,7 @@ def test_render_and_problem():
     assert validate(tokens[:0], 0) == "The review is empty."
 
 
-def test_repeats_are_kept_on_one_side(tmp_path):
+def test_repeats_stay_on_one_side(tmp_path):
     files = sources.imdb()
     train = [name for name in files if re.search("train/(pos|neg)", name)]
     test = [name for name in files if re.search("test/(pos|neg)", name)]
@@ -104,13 +104,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("old", "new", "message"), REFUSED)
-def test_wrong_names(tmp_path, old, new, message):
+def test_wrong_names_are_refused(tmp_path, old, new, message):
     with pytest.raises(UsageError, match=message):
         make(tmp_path, rename(sources.imdb(), old, new))
     assert not (tmp_path / "lra_text" / "smoke").exists()
 
 
-def test_two_with_one_id(tmp_path):
+def test_two_reviews_with_one_id_are_refused(tmp_path):
     files = list(sources.imdb().items())
     files.append(("aclImdb/test/pos/3_7.txt", b"Again."))
     with pytest.raises(UsageError, match=r"has aclImdb/test/pos/3_7.txt and another review with the ID 3"):
@@ -125,27 +125,27 @@ def test_two_with_one_id(tmp_path):
         ("caf\xe9 and so on".encode("latin-1"), r"is not UTF-8 from byte 3 on"),
     ],
 )
-def test_wrong_contents(tmp_path, content, message):
+def test_wrong_contents_are_refused(tmp_path, content, message):
     files = sources.imdb()
     name = next(name for name in files if "test/pos/5_" in name)
     with pytest.raises(UsageError, match=rf"{name} in .*aclImdb.tar {message}"):
         make(tmp_path, files | {name: content})
 
 
-def test_another_archive(tmp_path):
+def test_another_archive_is_refused(tmp_path):
     with pytest.raises(
         UsageError, match=r"has 0 train examples of the class negative; expected at least 160"
     ):
         make(tmp_path, sources.cifar())
 
 
-def test_too_few(tmp_path):
+def test_too_few_reviews_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"has 159 train examples of the class negative; .* at least 160\."):
         make(tmp_path, sources.imdb(train=159))
 
 
 def test_references_by_hand():
-    """Two words in train; the bytes, the pairs and the words each tell the test reviews apart differently."""
+    """Train has two words; bytes, pairs and words classify the test reviews differently."""
 
     def examples(*rows):
         return [
@@ -154,7 +154,7 @@ def test_references_by_hand():
         ]
 
     train = examples(("ab ab", 1), ("ba ba", 0), ("ab", 1), ("ba", 0))
-    # Bytes: a tie but for order, so all negative. Pairs: "abb" has ab. Words: only whole known words.
+    # Bytes: equal up to order, so all are negative. Pairs: "abb" has ab. Words: only whole known words.
     test = examples(("ab", 1), ("abb", 1), ("ba", 0), ("xy", 0))
     assert references(train, test) == {
         "chance": 50.0,
@@ -165,8 +165,8 @@ def test_references_by_hand():
     }
 
 
-def test_references_hold_small_integers():
-    """50,000 reviews of 4,000 tokens; int64 takes four times as much as what is stored."""
+def test_references_store_small_integers():
+    """50,000 reviews of 4,000 tokens; int64 needs four times the memory of the stored type."""
     examples = [{"tokens": np.full(4_000, 98, np.uint16), "label": i % 2} for i in range(1_000)]
     references(examples, examples)  # imports and caches
     tracemalloc.start()
@@ -176,7 +176,7 @@ def test_references_hold_small_integers():
     assert peak < 20_000_000
 
 
-def test_references_see_what_a_model_sees():
+def test_references_read_the_same_bytes_as_a_model():
     def examples(*rows):
         return [{"tokens": np.array(tokens, np.uint16), "label": label} for tokens, label in rows]
 

@@ -1,4 +1,4 @@
-"""Training: schedules, one step, any number of devices, interruptions at any moment, and what goes wrong."""
+"""Training: schedules, one step, any number of devices, interruptions at any moment, and faults."""
 
 import contextlib
 import ctypes
@@ -63,7 +63,7 @@ class Hook(Silent):
 
 
 def at_step(step, act):
-    """A progress that acts once, before the given step (counted from 0)."""
+    """Returns a progress that acts once, before the given step (counted from 0)."""
     waiting = [act]
 
     def hook(message, done):
@@ -93,15 +93,15 @@ def test_a_mixer_that_reads_padding_is_reported(smoke_data, tmp_path, monkeypatc
     assert [message for message in said if "the content of padding changes" in message]
 
 
-def test_a_mixer_that_reads_none_is_not(smoke_run):
+def test_a_mixer_that_ignores_padding_is_not_reported(smoke_run):
     assert json.loads((smoke_run / "summary.json").read_text())["reads_padding"] is False
 
 
-# The optimiser
+# The optimizer
 
 
 def rates(config, num_steps):
-    """The learning rates, read off what the optimiser does to a parameter of gradient 1."""
+    """Returns the learning rates, measured on a parameter with gradient 1."""
     optimizer = make_optimizer(dataclasses.replace(config, clip_norm=None, weight_decay=0.0), num_steps)
     gradient = {"w": jnp.ones((1,))}
 
@@ -113,7 +113,7 @@ def rates(config, num_steps):
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 7])
-def test_schedules_are_their_formulas(warmup):
+def test_schedules_follow_their_formulas(warmup):
     rate, steps = 0.05, 60
 
     def config(schedule):
@@ -138,7 +138,7 @@ def test_schedules_are_their_formulas(warmup):
         if schedule != "rsqrt":
             values = np.where(s <= warmup, rate * s / max(warmup, 1), values)
         np.testing.assert_allclose(rates(config(schedule), steps), values, rtol=2e-4, atol=1e-7)
-    assert expected["exponential"][-1] == 0.01  # the floor was reached
+    assert expected["exponential"][-1] == 0.01  # the lowest rate is reached
 
 
 def test_weight_decay_spares_vectors_and_clipping_limits_the_norm():
@@ -168,13 +168,13 @@ def _is_adam(leaf):
 
 @pytest.fixture(scope="module")
 def compiled_trainer():
-    """The trainer of `CONFIG`, and its compiled step."""
+    """Returns the trainer of `CONFIG`, and its compiled step."""
     trainer = Trainer(CONFIG, TASK)
     return trainer, trainer.compile_training(trainer.init())
 
 
-def test_step_is_the_formula(compiled_trainer, batches):
-    """One step against the same written out: label-smoothed mean cross-entropy, clip, Adam."""
+def test_a_step_follows_the_formula(compiled_trainer, batches):
+    """Compares one step with its formula: label-smoothed mean cross-entropy, clipping, Adam."""
     trainer, compiled = compiled_trainer
     batch = trainer.shard(next(batches))
     before = jax.device_get(trainer.init().params)
@@ -200,7 +200,7 @@ def test_step_is_the_formula(compiled_trainer, batches):
         assert np.abs(np.asarray(new) - old).max() <= first_rate * 1.001
 
 
-def test_overfits_a_batch(batches):
+def test_a_model_overfits_a_batch(batches):
     trainer = Trainer(change(optimizer={"warmup_steps": 0, "learning_rate": 1e-2}, num_steps=200), TASK)
     state = trainer.init()
     compiled = trainer.compile_training(state)
@@ -283,7 +283,7 @@ def test_a_checkpoint_of_four_devices_opens_on_one(smoke_run, smoke_data):
 # A whole run
 
 
-def test_what_a_run_leaves(smoke_run):
+def test_a_run_writes_its_files(smoke_run):
     assert {path.name for path in smoke_run.iterdir()} - {".lock"} == {
         "checkpoints", "config.json", "data.json", "env.json", "metrics.jsonl", "summary.json"
     }  # fmt: skip
@@ -309,7 +309,7 @@ def test_what_a_run_leaves(smoke_run):
     assert len(summary["environment"]["devices"]) == 4
 
 
-def test_evaluate_gives_the_summarys_numbers(smoke_run, smoke_data):
+def test_evaluate_reproduces_the_summary(smoke_run, smoke_data):
     before = arena.snapshot(smoke_run)
     result, summary = evaluate(smoke_run, data_dir=smoke_data), arena.summary(smoke_run)
     assert (result["accuracy"], result["loss"], result["step"], result["num_examples"]) == (
@@ -320,7 +320,7 @@ def test_evaluate_gives_the_summarys_numbers(smoke_run, smoke_data):
         evaluate(smoke_run, length=300, data_dir=smoke_data)
 
 
-def test_a_finished_run_is_not_run_again(smoke_run, smoke_data, monkeypatch):
+def test_a_finished_run_is_not_repeated(smoke_run, smoke_data, monkeypatch):
     before = arena.snapshot(smoke_run)
     monkeypatch.setattr("lra_tasks.training.preflight.Trainer", None)
     assert train(CONFIG, smoke_run, data_dir=smoke_data) == json.loads(before["summary.json"])
@@ -338,14 +338,14 @@ def test_the_test_split_is_used_once_at_the_best_validation_step(smoke_data, tmp
     monkeypatch.setattr(loop, "evaluate_params", scripted)
     summary = train(change(num_steps=10, eval_every=2), tmp_path, data_dir=smoke_data)
     assert [(split, limit) for split, limit, _ in seen] == [("validation", 16)] * 5 + [("test", None)]
-    # Third of five: a tie in accuracy goes to the lower loss, a tie in both to the earlier step.
+    # The third of five: the lower loss decides a tie in accuracy, the earlier step a tie in both.
     assert (summary["best_step"], summary["validation_accuracy"], summary["test_accuracy"]) == (6, 30.0, 77.0)
     for best, tested, last in zip(seen[2][2], seen[5][2], seen[4][2], strict=True):
         np.testing.assert_array_equal(best, tested)
         assert (last != tested).any()
 
 
-def test_the_best_so_far_outlives_an_interruption(smoke_data, tmp_path, monkeypatch):
+def test_an_interruption_keeps_the_best_parameters(smoke_data, tmp_path, monkeypatch):
     scores, seen = iter([(40.0, 2.0), (30.0, 1.0), (20.0, 1.0), (77.0, 0.5)]), []
 
     def scripted(trainer, params, *arguments, **options):
@@ -372,7 +372,7 @@ def ask():
 
 @pytest.fixture(scope="session")
 def moments(tmp_path_factory, smoke_data):
-    """A run in a process of its own, and how many moments it has for a signal."""
+    """Returns a run in a separate process, and the number of its moments for a signal."""
 
     def make(folder):
         result = arena.train_apart(CONFIG, folder / "run", smoke_data)
@@ -383,12 +383,12 @@ def moments(tmp_path_factory, smoke_data):
     return folder / "run", int((folder / "moments").read_text())
 
 
-def test_a_run_depends_on_nothing_but_its_configuration(smoke_run, moments):
+def test_a_run_depends_on_its_configuration_alone(smoke_run, moments):
     arena.assert_same_run(smoke_run, moments[0])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_killed_at_random_moments_it_ends_the_same(seed, smoke_data, moments, tmp_path):
+def test_a_run_killed_at_random_moments_reaches_the_same_result(seed, smoke_data, moments, tmp_path):
     undisturbed, count = moments
     draw, killed = random.Random(seed), 0
     for _ in range(3):
@@ -404,12 +404,14 @@ def test_killed_at_random_moments_it_ends_the_same(seed, smoke_data, moments, tm
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_asked_to_end_it_saves_and_goes_on_the_same(name, smoke_data, moments, tmp_path):
+def test_a_run_saves_on_a_signal_and_resumes_identically(name, smoke_data, moments, tmp_path):
     undisturbed, count = moments
     run_dir = tmp_path / "run"
     result = arena.train_apart(CONFIG, run_dir, smoke_data, name, int(0.4 * count))
     assert result.returncode == 0
-    (step,) = re.findall(rf"^lra: Stopped at step (\d+), saved in {run_dir}\. Repeat the same", result.stderr)
+    (step,) = re.findall(
+        rf"^lra: Stopped at step (\d+) and saved in {run_dir}\. Repeat the same", result.stderr
+    )
     assert "Traceback" not in result.stderr
     assert 0 < int(step) < CONFIG.settings.num_steps
     assert (run_dir / "checkpoints" / step).is_dir()
@@ -419,9 +421,9 @@ def test_asked_to_end_it_saves_and_goes_on_the_same(name, smoke_data, moments, t
 
 
 @pytest.mark.parametrize("step", [0, 2, 3, 4, 7])
-def test_asked_to_end_at_every_kind_of_step(step, smoke_data, smoke_run, tmp_path):
+def test_a_run_can_stop_at_every_kind_of_step(step, smoke_data, smoke_run, tmp_path):
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match=f"Stopped at step {step + 1}, saved"):
+    with pytest.raises(Interrupted, match=f"Stopped at step {step + 1} and saved"):
         train(CONFIG, tmp_path, data_dir=smoke_data, progress=at_step(step, ask))
     assert signal.getsignal(signal.SIGTERM) is handler
     if step < 4:
@@ -433,8 +435,8 @@ def test_asked_to_end_at_every_kind_of_step(step, smoke_data, smoke_run, tmp_pat
     arena.assert_same_run(tmp_path, smoke_run)
 
 
-def test_asked_to_end_during_the_test_it_ends_nevertheless(smoke_data, smoke_run, tmp_path):
-    """Or a comparison would go on to the next mixer."""
+def test_a_run_can_stop_during_the_final_test(smoke_data, smoke_run, tmp_path):
+    """Otherwise a comparison would continue with the next mixer."""
 
     def hook(message, done):
         if message.endswith("testing") and done == 0:
@@ -446,7 +448,7 @@ def test_asked_to_end_during_the_test_it_ends_nevertheless(smoke_data, smoke_run
     arena.assert_same_run(tmp_path, smoke_run)
 
 
-def test_a_second_request_acts_at_once(smoke_data, tmp_path):
+def test_a_second_signal_acts_at_once(smoke_data, tmp_path):
     def ask_twice():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -455,7 +457,7 @@ def test_a_second_request_acts_at_once(smoke_data, tmp_path):
         train(CONFIG, tmp_path, data_dir=smoke_data, progress=at_step(1, ask_twice))
 
 
-def test_rows_of_lost_steps_and_torn_lines_are_taken_back(tmp_path):
+def test_rows_of_lost_steps_and_torn_lines_are_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     metrics = Metrics(path)
     metrics.drop_after(0)
@@ -475,13 +477,13 @@ def test_rows_of_lost_steps_and_torn_lines_are_taken_back(tmp_path):
 # Bad input
 
 
-def test_a_batch_the_devices_cannot_share(smoke_data, tmp_path):
+def test_a_batch_that_the_devices_cannot_share_is_refused(smoke_data, tmp_path):
     with pytest.raises(UsageError, match=r"batch_size must be a multiple of .*4.*; got 6\."):
         train(change(batch_size=6), tmp_path / "run", data_dir=smoke_data)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_another_configuration(smoke_run, smoke_data):
+def test_a_folder_of_another_configuration_is_refused(smoke_run, smoke_data):
     before = arena.snapshot(smoke_run)
     with pytest.raises(UsageError) as caught:
         train(change(seed=5, model={"width": 32}), smoke_run, data_dir=smoke_data)
@@ -490,9 +492,9 @@ def test_a_folder_of_another_configuration(smoke_run, smoke_data):
     assert arena.snapshot(smoke_run) == before
 
 
-def test_a_folder_of_something_else(smoke_data, tmp_path):
+def test_a_folder_of_other_files_is_refused(smoke_data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match=f"{tmp_path} holds something other than a run"):
+    with pytest.raises(UsageError, match=f"{tmp_path} contains files that are not part of a run"):
         train(CONFIG, tmp_path, data_dir=smoke_data)
     with pytest.raises(UsageError, match=r"thesis\.tex"):
         train(CONFIG, tmp_path / "thesis.tex", data_dir=smoke_data)
@@ -501,13 +503,13 @@ def test_a_folder_of_something_else(smoke_data, tmp_path):
     assert arena.snapshot(tmp_path) == {"thesis.tex": b"years of work"}
 
 
-def test_no_data(tmp_path):
+def test_missing_data_are_reported(tmp_path):
     with pytest.raises(UsageError, match="lra prepare listops --variant smoke"):
         train(CONFIG, tmp_path / "run", data_dir=tmp_path / "data")
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluation_on_other_data_than_the_run_began_on(smoke_run, smoke_data, tmp_path):
+def test_evaluation_on_other_data_is_refused(smoke_run, smoke_data, tmp_path):
     shutil.copytree(smoke_run, tmp_path / "run")
     origin = json.loads((tmp_path / "run" / "data.json").read_text())
     write_json(tmp_path / "run" / "data.json", origin | {"identity": "0" * 64})
@@ -516,7 +518,7 @@ def test_evaluation_on_other_data_than_the_run_began_on(smoke_run, smoke_data, t
 
 
 def test_evaluation_on_devices_that_do_not_divide_the_batch(smoke_run, smoke_data, tmp_path):
-    """As of a run that was trained on others."""
+    """A run may be trained on another number of devices."""
     shutil.copytree(smoke_run, tmp_path / "run")
     odd = change(batch_size=2 * jax.device_count() - 1)
     (tmp_path / "run" / "config.json").write_text(to_json(odd))
@@ -525,8 +527,8 @@ def test_evaluation_on_devices_that_do_not_divide_the_batch(smoke_run, smoke_dat
     assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
 
 
-def test_a_folder_that_another_run_takes_meanwhile(smoke_data, tmp_path):
-    """While this one compiled: of two commands with one folder the later one changes nothing in it."""
+def test_a_folder_that_another_run_takes_meanwhile_is_refused(smoke_data, tmp_path):
+    """Of two commands with one folder, the one that compiles longer changes nothing in it."""
     run_dir = tmp_path / "run"
     other = change(mixer="none")
 
@@ -535,7 +537,7 @@ def test_a_folder_that_another_run_takes_meanwhile(smoke_data, tmp_path):
             run_dir.mkdir()
             (run_dir / "config.json").write_text(to_json(other))
 
-    with pytest.raises(UsageError, match=r"holds a run of another configuration.*mixer"):
+    with pytest.raises(UsageError, match=r"contains a run with another configuration.*mixer"):
         train(CONFIG, run_dir, data_dir=smoke_data, progress=Hook(take))
     assert (run_dir / "config.json").read_text() == to_json(other)
     assert not (run_dir / "data.json").exists()
@@ -547,13 +549,13 @@ def test_a_folder_that_another_run_takes_meanwhile(smoke_data, tmp_path):
                 run_dir.mkdir()
                 held.enter_context(locked(run_dir / ".lock", "free"))
 
-        with pytest.raises(UsageError, match=r"is being trained by process"):
+        with pytest.raises(UsageError, match=r"Process \d+ is training the run in"):
             train(CONFIG, run_dir, data_dir=smoke_data, progress=Hook(lock))
         assert [path.name for path in run_dir.iterdir()] == [".lock"]
     assert train(change(num_steps=1), run_dir, data_dir=smoke_data)  # left so by a kill
 
 
-def test_evaluation_without_a_checkpoint(smoke_run, smoke_data, tmp_path):
+def test_evaluation_without_a_checkpoint_is_refused(smoke_run, smoke_data, tmp_path):
     shutil.copy(smoke_run / "config.json", tmp_path)
     with pytest.raises(UsageError, match=f"The run in {tmp_path} has no checkpoint yet"):
         evaluate(tmp_path, data_dir=smoke_data)
@@ -580,13 +582,13 @@ def remove_state(folder):
 
 
 @pytest.mark.parametrize("damage", [cut, remove_arrays, empty_record, remove_state])
-def test_a_damaged_checkpoint(damage, smoke_data, smoke_run, tmp_path):
+def test_a_damaged_checkpoint_is_reported(damage, smoke_data, smoke_run, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(smoke_run, run_dir)
     (run_dir / "summary.json").unlink()
     last = run_dir / "checkpoints" / "11"
     damage(last)
-    # In a process of its own: Orbax's threads die noisily of such a file.
+    # In a separate process: such a file makes Orbax's threads fail with output.
     result = arena.lra("evaluate", run_dir, "--data-dir", smoke_data)
     assert result.returncode == 2
     (error,) = re.findall(r"lra: (The checkpoint .*)", result.stderr)
@@ -604,7 +606,7 @@ def test_a_damaged_checkpoint(damage, smoke_data, smoke_run, tmp_path):
         ValueError("DATA_LOSS: No space left on device"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_written(error, smoke_data, smoke_run, tmp_path, monkeypatch):
+def test_an_unwritable_checkpoint_is_reported(error, smoke_data, smoke_run, tmp_path, monkeypatch):
     manager_save = Checkpoints.save.__globals__["ocp"].CheckpointManager.save
 
     def save(self, step, *arguments, **options):
@@ -624,7 +626,7 @@ def test_a_checkpoint_that_cannot_be_written(error, smoke_data, smoke_run, tmp_p
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 3 MB; needs the rights to mount one."""
+    """Mounts a file system of 3 MB, which requires permission to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
@@ -640,7 +642,7 @@ def fill(disk):
             file.write(bytes(4096))
 
 
-def test_rows_and_files_on_a_full_disk(small_disk):
+def test_rows_and_files_report_a_full_disk(small_disk):
     metrics, path = Metrics(small_disk / "metrics.jsonl"), small_disk / "summary.json"
     metrics.write({"step": 1})
     write_json(path, {"old": True})
@@ -654,8 +656,8 @@ def test_rows_and_files_on_a_full_disk(small_disk):
 
 
 @pytest.mark.parametrize("step", [3, 5, 11])
-def test_a_disk_that_gets_full(step, small_disk, smoke_data, smoke_run):
-    """Before a checkpoint and a row, before a validation's row, before the last of all."""
+def test_a_run_stops_on_a_full_disk_and_resumes(step, small_disk, smoke_data, smoke_run):
+    """The disk is full before a checkpoint and a row, before a validation's row, or before the last write."""
     run_dir = small_disk / "run"
     with pytest.raises(
         UsageError, match=rf"cannot be written to {run_dir}/checkpoints: .*No space left"
@@ -667,7 +669,7 @@ def test_a_disk_that_gets_full(step, small_disk, smoke_data, smoke_run):
     arena.assert_same_run(run_dir, smoke_run)
 
 
-def test_a_loss_that_is_not_finite(smoke_data, tmp_path, batches):
+def test_a_loss_that_is_not_finite_stops_the_run(smoke_data, tmp_path, batches):
     config = change(optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}, save_every=1)
     for _ in range(2):  # the same command ends in the same place
         with pytest.raises(UsageError) as caught:
@@ -683,11 +685,11 @@ def test_a_loss_that_is_not_finite(smoke_data, tmp_path, batches):
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_a_loss_that_is_not_finite_is_found_one_step_late(smoke_data, tmp_path, batches):
-    """Between two checkpoints nothing waits for a step; the message names it all the same."""
+def test_a_loss_that_is_not_finite_is_found_one_step_later(smoke_data, tmp_path, batches):
+    """Between two checkpoints the host does not wait for a step; the message still names the step."""
     config = change(optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}, save_every=10)
     config = change(config, eval_every=10, log_every=10)
-    with pytest.raises(UsageError, match=r"No checkpoint had been saved yet") as caught:
+    with pytest.raises(UsageError, match=r"There is no checkpoint yet") as caught:
         train(config, tmp_path, data_dir=smoke_data)
     step = int(re.match(r"The loss of step (\d+) is", str(caught.value))[1])
     indices = next(batch["index"] for number, batch in enumerate(batches, 1) if number == step)
@@ -735,7 +737,7 @@ def test_devices_compute_while_the_host_loads_and_fetches(smoke_data, tmp_path, 
     ]
 
 
-def test_a_validation_loss_that_is_not_finite(smoke_data, tmp_path):
+def test_a_validation_loss_that_is_not_finite_stops_the_run(smoke_data, tmp_path):
     config = change(
         optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}, eval_every=1, save_every=1
     )

@@ -30,7 +30,7 @@ FENCE = re.compile(r'^```(\w+)(?: title="([^"\n]+)")?\n(.*?)^```$', re.DOTALL | 
 
 
 class Block(NamedTuple):
-    """A fenced block, and the name of the file that it defines, if any."""
+    """A fenced block, and the name of the file that it defines, if there is one."""
 
     page: Path
     language: str

@@ -1,4 +1,4 @@
-"""The notebooks: they run, they are what their sources say, and nothing in them is noise."""
+"""The notebooks: they run, they match their sources, and their outputs contain no noise."""
 
 import os
 import re
@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[2]
 SOURCES = execute.sources()
 ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 LARGEST = 1_000_000  # bytes of a notebook
-# The beginning of an absolute path, and not a part of an address or of a relative path.
+# The beginning of an absolute path, not a part of an address or of a relative path.
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])/(?:content|home|mnt|opt|private|root|srv|tmp|usr|Users|var|work)/")
 
 each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 
 def kept(source: Path) -> nbformat.NotebookNode:
-    """The notebook as it lies in the repository."""
+    """Returns the notebook in the repository."""
     return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
 
 
@@ -32,7 +32,7 @@ def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def texts(notebook: nbformat.NotebookNode) -> list[str]:
-    """Everything in the outputs that is text."""
+    """Returns all text in the outputs."""
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     streams = [output.text for output in outputs if output.output_type == "stream"]
     shown = [output.data for output in outputs if "data" in output]
@@ -40,7 +40,7 @@ def texts(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def assert_clean(notebook: nbformat.NotebookNode) -> None:
-    """Every cell ran, in order; none raised, wrote to standard error or told where it ran."""
+    """Asserts that all cells ran in order, without errors, standard error output or absolute paths."""
     cells = code(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
@@ -49,13 +49,13 @@ def assert_clean(notebook: nbformat.NotebookNode) -> None:
     assert not [text for text in texts(notebook) if ABSOLUTE.search(text)]
 
 
-def test_there_are_five() -> None:
+def test_five_notebooks_exist() -> None:
     assert [path.name[:2] for path in SOURCES] == ["1_", "2_", "3_", "4_", "5_"]
     assert [path.stem for path in sorted(execute.FOLDER.glob("*.ipynb"))] == [path.stem for path in SOURCES]
 
 
 @each
-def test_runs_at_small_size(source: Path, tmp_path: Path) -> None:
+def test_a_notebook_runs_at_small_size(source: Path, tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "colab.execute", source.stem, "--out-dir", str(tmp_path)],
         env=os.environ | {"HRRFORMER_NOTEBOOK_SIZE": "small"},
@@ -68,7 +68,7 @@ def test_runs_at_small_size(source: Path, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr[-4000:]
     executed = nbformat.read(tmp_path / f"{source.stem}.ipynb", as_version=4)
     assert_clean(executed)
-    # What a cell shows here it also shows in the notebook that is kept.
+    # The same cells have outputs here and in the stored notebook.
     assert [bool(cell.outputs) for cell in code(executed)] == [
         bool(cell.outputs) for cell in code(kept(source))
     ]
@@ -112,7 +112,7 @@ def test_size_is_read_in_one_place(source: Path) -> None:
 
 
 @each
-def test_links_lead_somewhere(source: Path) -> None:
+def test_links_work(source: Path) -> None:
     prose = "\n".join(cell.source for cell in execute.read(source).cells if cell.cell_type == "markdown")
     for target in re.findall(r"\]\((?!https://)([^)]+)\)", prose):
         assert (execute.FOLDER / target).is_file(), target
@@ -126,7 +126,7 @@ def test_an_unknown_name_is_refused() -> None:
     assert "got ['9']" in ran.stderr
 
 
-def test_a_notebook_that_is_not_there(monkeypatch, capsys):
+def test_a_missing_notebook_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["execute", "1", "9"])
     with pytest.raises(SystemExit):
         execute.main()

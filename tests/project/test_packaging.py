@@ -1,4 +1,4 @@
-"""What is distributed: the files of wheel and sdist, their metadata, the citation; and what imports load."""
+"""The distribution: files of wheel and sdist, metadata, citation, and the modules that imports load."""
 
 import email
 import email.message
@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def files(*folders, suffixes=(".py",), names=("py.typed",)):
-    """The files below folders of the tree that have one of the suffixes or names, relative to the tree."""
+    """Returns the files below folders of the tree with one of the suffixes or names, as relative paths."""
     return {
         str(path.relative_to(ROOT))
         for folder in folders
@@ -35,10 +35,10 @@ def files(*folders, suffixes=(".py",), names=("py.typed",)):
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory):
-    """A folder with the sdist, and the wheel that was built from it."""
+    """Returns a folder with the sdist and the wheel built from it."""
 
     def make(folder):
-        # Not isolated: an isolated build fetches its backend.
+        # Not isolated: an isolated build downloads its backend.
         arguments = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
         built = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert built.returncode == 0, built.stdout + built.stderr
@@ -121,7 +121,7 @@ def test_the_library_needs_jax_flax_and_jaxtyping_and_the_rest_is_extra(metadata
         }
 
     library = names("")
-    assert library == {"jax", "jaxlib", "flax", "jaxtyping"}  # jaxlib is what jax is made of
+    assert library == {"jax", "jaxlib", "flax", "jaxtyping"}  # jaxlib is a part of jax
     assert names("tensorboard") - library == {"tensorboardx"}
     assert {"tensorflow-datasets", "grain", "array-record", "tyro", "orbax-checkpoint"} <= names("lra")
     assert {"pytest", "ruff", "pyright", "build", "hatchling", "tensorboardx"} <= names("dev")
@@ -134,7 +134,7 @@ def test_the_library_needs_jax_flax_and_jaxtyping_and_the_rest_is_extra(metadata
     assert not [r for r in required if canonicalize_name(r.name) in ("tensorflow", "tensorboard", "torch")]
 
 
-def test_the_description_is_the_readme_with_links_that_lead_somewhere(metadata):
+def test_the_description_is_the_readme_with_links_that_work(metadata):
     assert metadata["Description-Content-Type"] == "text/markdown"
     text = metadata.get_payload(decode=True).decode()  # pyright: ignore[reportAttributeAccessIssue]
     readme = (ROOT / "README.md").read_text()
@@ -178,7 +178,7 @@ def test_citation():
 
 
 def loaded(statement):
-    """The top-level modules that a new process has loaded after a statement."""
+    """Returns the top-level modules that a new process has loaded after a statement."""
     code = f"import json, sys; {statement}; print(json.dumps(sorted(sys.modules)))"
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -205,7 +205,7 @@ def test_the_library_loads_nothing_of_the_arena():
     assert not modules & ARENA
 
 
-def test_the_arena_loads_tensorflow_and_tensorboard_never():
+def test_the_arena_never_loads_tensorflow_or_tensorboard():
     modules = loaded(
         "import lra_tasks, lra_tasks.tasks.listops.builder;"
         " [getattr(lra_tasks, name) for name in lra_tasks.__all__]"
@@ -224,11 +224,11 @@ FILES_WITH_COMMANDS = [
         ".github/workflows/*.yml",
     )
     for path in sorted(ROOT.glob(name))
-]  # those that are not in the sdist are not there to look at
+]  # the sdist does not contain all of them
 
 
 @pytest.mark.parametrize("path", FILES_WITH_COMMANDS, ids=lambda path: path.name)
-def test_the_targets_that_are_told_exist(path):
+def test_documented_make_targets_exist(path):
     (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     told = re.findall(r"\bmake ((?:[a-z-]+ ?)+)(?=$|[`;&A-Z\"])", path.read_text(), re.MULTILINE)
     assert {target for targets in told for target in targets.split()} <= set(phony.split())

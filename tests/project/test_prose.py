@@ -1,9 +1,10 @@
-"""The prose is plain American English: few of the words and turns that make a sentence hard to read.
+"""The prose is plain American English: words and phrases that make a sentence hard to read are rare.
 
-    python tests/project/test_prose.py    prints the rates per 10,000 words
+    python tests/project/test_prose.py         prints the rates per 10,000 words
+    python tests/project/test_prose.py what    prints also every occurrence of "what"
 
-Prose is every page without its code, docstrings, comments, messages, notebook text and names of tests. Text
-in backticks, addresses and generated tables do not count.
+Prose is the text of pages and notebooks, docstrings, comments, messages and names of tests. Code, text in
+backticks, addresses and generated tables do not count.
 """
 
 import ast
@@ -26,7 +27,7 @@ MESSAGE_WORDS = 4  # a shorter string is a name or a label
 
 
 class Rule(NamedTuple):
-    """A pattern, and how often it may occur in 10,000 words."""
+    """A pattern, its limit per 10,000 words, and a replacement."""
 
     pattern: str
     limit: float
@@ -68,7 +69,7 @@ PATTERNS = {name: re.compile(rf"\b(?:{rule.pattern})\b", re.IGNORECASE) for name
 
 
 class Passage(NamedTuple):
-    """A text without its code, and the line of the file that it begins in."""
+    """A text without its code, and the line of the file in which it begins."""
 
     part: str
     path: Path
@@ -77,7 +78,7 @@ class Passage(NamedTuple):
 
 
 def blank(match: re.Match[str]) -> str:
-    """Keeps the lines of what a pattern removes, so that those after it keep their numbers."""
+    """Returns blank lines for a removed match, so that later lines keep their numbers."""
     return " " + "\n" * match[0].count("\n")
 
 
@@ -131,7 +132,7 @@ def of_strings(path: Path, source: str, messages: bool) -> Iterator[Passage]:
 
 
 def of_comments(path: Path, source: str) -> Iterator[Passage]:
-    """Yields comments; those on lines of their own, one below the other, are one text."""
+    """Yields comments; consecutive comment lines are one text."""
     block: list[str] = []
     first = last = 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -162,7 +163,7 @@ def of_notebook(path: Path) -> Iterator[Passage]:
 
 @functools.cache
 def prose() -> list[Passage]:
-    """Reads all passages, once."""
+    """Returns all passages, read once."""
     return [passage._replace(text=CODE.sub(blank, passage.text)) for passage in passages()]
 
 
@@ -175,7 +176,7 @@ def words() -> Counter[str]:
 
 
 def hits(name: str) -> list[tuple[Passage, str]]:
-    """Finds where a pattern occurs: its passage, and `file:line: text`."""
+    """Returns the occurrences of a pattern: passage, and `file:line: text`."""
     found = []
     for passage in prose():
         for match in PATTERNS[name].finditer(passage.text):
@@ -208,7 +209,7 @@ def test_prose_is_plain(name: str) -> None:
         ("British spelling", "Normalised colours", "normalized colors, noise, precise, promise"),
     ],
 )
-def test_patterns_find_the_one_and_not_the_other(name: str, bad: str, good: str) -> None:
+def test_patterns_find_bad_and_not_good_examples(name: str, bad: str, good: str) -> None:
     assert PATTERNS[name].search(bad)
     assert not PATTERNS[name].search(good)
 
@@ -220,7 +221,7 @@ def test_every_part_is_read() -> None:
 
 
 def main() -> None:
-    """Prints the rates per 10,000 words, by part, and with an argument the hits of that rule."""
+    """Prints the rates per 10,000 words by part, and every hit of the rules named as arguments."""
     counts = words()
     names = list(RULES)
     print(f"{'':12}{'words':>8}" + "".join(f"{name:>27}" for name in names))

@@ -1,4 +1,4 @@
-"""Tests of the generated tables of the README and the results page. See test_docs.py for the rest."""
+"""Tests of the generated tables of the README and the results page; test_docs.py tests the rest."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from experiments.readme import PAGES, filled
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_tables_are_the_measured_ones(page: Path) -> None:
+def test_tables_match_the_measurements(page: Path) -> None:
     text = page.read_text()
     assert "<!-- end -->" in text
     assert filled(text) == text, "make readme"

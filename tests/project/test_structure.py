@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# From the bottom to the top; a module imports from lines above its own, and from its own line.
+# From the bottom to the top: a module imports only from earlier lines and from its own.
 LAYERS = {
     "hrrformer": [
         ["version", "fft", "spectral"],
@@ -36,7 +36,7 @@ LAYERS = {
     ],
 }
 MOST_AT_THE_TOP = 12  # modules of lra_tasks
-MOST_LINES = 100  # of a function, its docstring left out
+MOST_LINES = 100  # of a function without its docstring
 
 
 def modules(package):
@@ -47,7 +47,7 @@ def modules(package):
 
 
 def imported(path, known):
-    """Modules of the package that a module imports, in functions too, but not for annotations alone."""
+    """Returns the package's modules that a module imports, also in functions, but not for annotations."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(child)
@@ -82,7 +82,7 @@ def test_imports_run_downwards(package):
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_no_imports_in_a_circle(package):
+def test_imports_are_not_circular(package):
     known = modules(package)
     below = {module: set(imported(path, known)) - {module} for module, path in known.items()}
     while leaves := [module for module in below if not below[module] & below.keys()]:

@@ -1,20 +1,20 @@
 """Mixers: modules that exchange information between positions, by name or as `package.module:Class`.
 
-A mixer is an `nnx.Module` class that is built from a `MixerSpec` and called on the sequence:
+A mixer is an `nnx.Module` class, constructed from a `MixerSpec` and called on the sequence:
 
     class MyMixer(nnx.Module):
         def __init__(self, spec: MixerSpec, *, rngs: nnx.Rngs, state: int = 16): ...
         def __call__(self, x, mask, *, deterministic, rngs): ...
 
-`x` is (B, T, D), already normalized; `mask` is (B, T), True for real tokens; `rngs` holds the stream
-`dropout` while training and is None otherwise. The result has the shape of `x`; the encoder adds the
-residual. Parameters are `nnx.Param`; a mixer keeps no other state, and takes randomness from `rngs` only.
+`x` is (B, T, D), already normalized; `mask` is (B, T), True for real tokens; `rngs` contains the stream
+`dropout` during training and is None otherwise. The result has the shape of `x`; the encoder adds the
+residual. Parameters are `nnx.Param`; a mixer keeps no other state and takes randomness from `rngs` only.
 
-Further keyword arguments of `__init__` are options: `my_mixers:MyMixer:state=64` on the command line. They
-are numbers, strings, True, False or None, and have defaults.
+Further keyword arguments of `__init__` are options: `my_mixers:MyMixer:state=64` on the command line. Their
+values are numbers, strings, True, False or None, and each has a default.
 
-A class with the attribute `sequence_parallel = True` computes with sums over tokens only, so that devices can
-share the sequence: `lra train --mesh sequence=2`.
+The class attribute `sequence_parallel = True` declares that the mixer combines tokens by sums only, so that
+devices can share the sequence: `lra train --mesh sequence=2`.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ from lra_tasks.errors import UsageError, unknown_name
 
 @dataclasses.dataclass(frozen=True)
 class MixerSpec:
-    """The place of a mixer in the model.
+    """The sizes that a mixer receives from the model.
 
     Attributes:
       width: Size D of the last axis of input and output.
       num_heads: Number N of heads.
       qkv_features: Size N·H of queries, keys and values over all heads.
-      length: Longest T with which the mixer is called.
-      dropout_rate: Rate for dropout inside the mixer; the encoder drops its output besides.
+      length: Length of the longest sequence.
+      dropout_rate: Dropout rate inside the mixer; the encoder also applies dropout to its output.
       dtype: Dtype of the computation; parameters are float32.
     """
 
@@ -61,12 +61,12 @@ class Mixer(Protocol):
 
 
 class Entry(NamedTuple):
-    """A mixer of the arena.
+    """A built-in mixer.
 
     Attributes:
       path: `module:Class`, or None for a model without the attention branch.
-      about: Implementation behind the name, which reports print beside every result.
-      cost: Growth of time with T.
+      about: Description of the implementation, which reports print beside every result.
+      cost: Growth of the computing time with T.
     """
 
     path: str | None
@@ -86,7 +86,7 @@ MIXERS: dict[str, Entry] = {
 
 
 def about(name: str) -> str:
-    """Returns the sentence on a mixer, whose name may have options, for reports."""
+    """Returns the description of a mixer for reports; its name may have options."""
     name, _ = parse_mixer(name)
     return MIXERS[name].about if name in MIXERS else "your own mixer"
 
@@ -98,11 +98,11 @@ def get_mixer(name: str) -> Callable[..., Any] | None:
       name: Name in `MIXERS` or `package.module:Class`, with options as in "hrr:rescale=True".
 
     Returns:
-      A function of a `MixerSpec` and `rngs` to the module.
+      Function that maps a `MixerSpec` and `rngs` to the module.
 
     Raises:
-      UsageError: For an unknown name, a class that cannot be imported or called as `Mixer` is, or options
-        that the class does not take. The message shows the signature.
+      UsageError: If the name is unknown, the class cannot be imported or does not follow the convention of
+        `Mixer`, or the class does not accept the options. The message shows its options.
     """
     name, options = parse_mixer(name)
     mixer = mixer_class(name)
@@ -117,10 +117,10 @@ def get_mixer(name: str) -> Callable[..., Any] | None:
 
 
 def mixer_class(name: str) -> type[Mixer] | None:
-    """Returns the class of a mixer's name without options (None for "none"), which is imported only now.
+    """Imports and returns the class of a mixer by its name without options; None for "none".
 
     Raises:
-      UsageError: As `get_mixer`.
+      UsageError: If the class cannot be imported, or does not follow the convention of `Mixer`.
     """
     if ":" not in name and name not in MIXERS:
         raise unknown_name("mixer", name, [*MIXERS, "package.module:Class"])
@@ -134,8 +134,8 @@ def mixer_class(name: str) -> type[Mixer] | None:
         mixer = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
-            f"The mixer '{name}' cannot be imported: {error}. Name a mixer of your own package.module:Class."
-            " Its module must be importable: installed, in the current directory or on PYTHONPATH."
+            f"The mixer '{name}' cannot be imported: {error}. Name your own mixer package.module:Class. Its"
+            " module must be importable: installed, in the current directory or on PYTHONPATH."
         ) from error
     if not isinstance(mixer, type):
         raise UsageError(f"The mixer '{name}' must be a class, see lra_tasks.model.mixers; got {mixer!r}.")
@@ -148,7 +148,7 @@ def _build(name: str, mixer: type[Any], options: Mapping[str, Any], spec: MixerS
         return mixer(spec, rngs=rngs, **options)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"The mixer '{name}' refuses its options {dict(options)}: {error} Its options are:"
+            f"The mixer '{name}' rejects the options {dict(options)}: {error} Its options are:"
             f" {_signature(mixer)}."
         ) from error
 
@@ -163,12 +163,12 @@ def _signature(mixer: type[Any]) -> str:
 
 
 def _plain(annotated: Any) -> str:
-    """An annotation as its author wrote it: Python prints X | None as Optional[X] where X is a Literal."""
+    """Returns an annotation as it was written; Python prints Literal[…] | None as Optional[Literal[…]]."""
     return re.sub(r"Optional\[(.*)\]", r"\1 | None", str(annotated).replace("typing.", ""))
 
 
 def _check_options(name: str, mixer: type[Any], options: Mapping[str, Any]) -> None:
-    """Refuses options whose name or type the class does not take."""
+    """Refuses options that the class does not accept, by name or by type."""
     hints = typing.get_type_hints(mixer.__init__)
     known = _options(mixer)
     for option, value in options.items():
@@ -183,7 +183,7 @@ def _check_options(name: str, mixer: type[Any], options: Mapping[str, Any]) -> N
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; hints other than scalars, unions and literals fit all."""
+    """Whether a value has the annotated type; hints other than scalars, unions and literals accept any."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         return any(value == known and type(value) is type(known) for known in typing.get_args(hint))
@@ -199,23 +199,23 @@ def _shown(hint: Any) -> str:
 
 
 def _check_calls(name: str, mixer: type) -> None:
-    """Refuses a class whose methods do not take the arguments that the encoder gives them."""
+    """Refuses a class if its methods do not accept the encoder's arguments."""
     for method, arguments, keywords in (
         ("__init__", ("self", "spec"), ("rngs",)),
         ("__call__", ("self", "x", "mask"), ("deterministic", "rngs")),
     ):
-        # Not by `getattr`, which also finds the methods that every object and every class has.
+        # Not `getattr`, which also finds the methods of `object` and `type`.
         bases = mixer.__mro__[:-1]
         function = next((vars(base)[method] for base in bases if method in vars(base)), None)
         wanted = f"{method}({', '.join((*arguments, '*', *keywords))})"
         if function is None:
-            raise UsageError(f"The mixer '{name}' must have a method {wanted}; it has none.")
-        if not inspect.isfunction(function):  # some wrapper, which knows its own arguments
+            raise UsageError(f"The mixer '{name}' must have a method {wanted}; got none.")
+        if not inspect.isfunction(function):  # a wrapper, with a signature that cannot be checked
             continue
         signature = inspect.signature(function)
         try:
             signature.bind(*arguments, **dict.fromkeys(keywords))
         except TypeError as error:
             raise UsageError(
-                f"The mixer '{name}' must have a method {wanted}; its own is {method}{signature}: {error}."
+                f"The mixer '{name}' must have a method {wanted}; got {method}{signature}: {error}."
             ) from error

@@ -1,4 +1,4 @@
-"""Holographic attention: the paper's layer, and its variants as options."""
+"""HRR attention: the paper's layer, and its variants as options."""
 
 from typing import Literal
 

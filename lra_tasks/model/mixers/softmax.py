@@ -12,10 +12,10 @@ from lra_tasks.model.mixers import MixerSpec
 class SoftmaxMixer(nnx.Module):
     """Multi-head softmax attention over all real tokens: O(T²) time and memory.
 
-    The same projections as the holographic mixer, without biases, so that both have the same number of
-    parameters. Weights are not dropped, since `jax.nn.dot_product_attention` has no dropout; the encoder
-    drops the branch's output as for every mixer. JAX runs its XLA implementation here on every platform;
-    it does not choose the fused kernels of GPUs by itself.
+    The projections are those of `HRRMixer`, without biases, so that both have the same number of parameters.
+    Dropout does not apply to the weights, since `jax.nn.dot_product_attention` has none; the encoder applies
+    it to the branch's output, as for every mixer. The XLA implementation runs on every platform; JAX does not
+    choose the fused kernels of GPUs by itself.
     """
 
     def __init__(self, spec: MixerSpec, *, rngs: nnx.Rngs) -> None:
@@ -32,7 +32,7 @@ class SoftmaxMixer(nnx.Module):
         deterministic: bool,
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B T D"]:
-        del deterministic, rngs  # nothing is dropped inside
+        del deterministic, rngs  # no dropout inside
         mixed = jax.nn.dot_product_attention(
             self.query(x), self.key(x), self.value(x), mask=mask[:, None, None, :], implementation="xla"
         )

@@ -1,11 +1,11 @@
-"""Bytes: which of several kinds a file is of, read byte by byte. The kinds and the files are the user's own.
+"""Bytes: classification of the user's own files, read byte by byte.
 
 The Hrrformer paper (Alam et al. 2023, arXiv 2305.19534) trains on the bytes of programs, malware or not
-(EMBER), at lengths up to 131,072. This is that experiment on any files: a folder for each class, and the
-dataset has the name the user gives it with --variant. A result means as much as the collection does; whether
-one number could tell the classes apart, or the four bytes that many formats begin with, the references say.
+(EMBER), at lengths up to 131,072. This task repeats that experiment on any files. Each class is a folder, and
+--variant names the dataset. A result means as much as the collection does. The baseline scores show whether
+byte counts alone separate the classes, or the four bytes with which many formats begin.
 
-Token ids: 0 padding, 1 + b for the byte b.
+Token ids: 0 is padding, 1 + b is the byte b.
 """
 
 from collections import Counter, defaultdict
@@ -17,12 +17,12 @@ from lra_tasks.task import Examples, Task
 from lra_tasks.tasks import recipes
 from lra_tasks.tasks.byte_tokens import FIRST_TOKEN, VOCAB_SIZE, content
 
-MAX_BYTES = 131_072  # of a file that are stored, the greatest length of the paper
-FITTED_ON = 10_000  # examples of the training split that the reference rules are fitted on
+MAX_BYTES = 131_072  # bytes stored of each file: the greatest length in the paper
+FITTED_ON = 10_000  # training examples on which the rules are fitted
 
 
 def render(tokens: Iterable[int]) -> str:
-    r"""Returns the bytes as printable ASCII, the others as Python writes them: \n, \x7f.
+    r"""Returns the bytes as printable ASCII; other bytes are escaped as in Python: \n, \x7f.
 
     Args:
       tokens: Token ids (T,) of any integer type, 0 .. 256.
@@ -34,25 +34,25 @@ def render(tokens: Iterable[int]) -> str:
 
 
 def references(train: Examples, test: Examples) -> dict[str, float]:
-    """Measures what can be had without the order of the bytes.
+    """Measures the accuracy of rules that ignore the order of the bytes.
 
-    Each rule is fitted on up to 10,000 examples evenly spaced in `train`, and scored on `test`: the most
-    frequent class; the most frequent class of the files that begin with the same four bytes, or of all where
-    there are none; naive Bayes on how often each byte stands in the first 4,096, counts smoothed by one.
-    Cost: one pass over these examples.
+    Each rule is fitted on up to 10,000 examples, evenly spaced in `train`, and scored on `test`. The rules
+    are the most frequent class; the most frequent class of the files with the same first four bytes, or of
+    all files if there are none; and naive Bayes on the counts of the bytes among the first 4,096, smoothed by
+    one. Cost: one pass over these examples.
 
     Args:
       train: Examples with "tokens", integers (T,), and "label", int.
-      test: The same.
+      test: Examples of the same form.
 
     Returns:
-      Name of the line → accuracy on `test` in percent; "chance" is one in the number of classes, which the
-      record of a source from `open_splits` has; without it, the largest label that is seen tells.
+      Name of the rule → accuracy on `test` in percent. "chance" is 100 over the number of classes: that of
+      the source's task or, without one, the largest label plus one.
     """
     import numpy as np
 
     def read(examples: Iterable[dict[str, Any]]) -> tuple[list[bytes], Any, Any]:
-        """Beginnings, histograms (n, V) and labels (n,)."""
+        """Returns first bytes, histograms (n, V) and labels (n,)."""
         rows = [(x["tokens"][:4].tobytes(), _histogram(x["tokens"]), x["label"]) for x in examples]
         beginnings, histograms, labels = zip(*rows, strict=True)
         return list(beginnings), np.array(histograms), np.array(labels)
@@ -87,7 +87,7 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
 
 TASK = Task(
     name="bytes",
-    description="Predict the class of a file, of the user's own collection, from its bytes.",
+    description="Predict the class of a file, in the user's own collection, from its bytes.",
     length=4096,
     vocab_size=VOCAB_SIZE,
     num_classes=0,

@@ -22,7 +22,7 @@ AT_ONCE = 1_000  # records converted together
 class Image(CarvedBuilder, skip_registration=True):
     """CIFAR-10 in gray, from the official archive or from files of the same binary layout.
 
-    "tokens" are the 1,024 gray values row by row, see `image.grey`; "label" is the index of the class in
+    "tokens" are the 1,024 gray values row by row, see `image.gray`; "label" is the index of the class in
     `image.CLASSES`. The validation split is a tenth of the published training split, 500 pictures per class.
     """
 
@@ -80,7 +80,7 @@ class Image(CarvedBuilder, skip_registration=True):
         pictures = []
         for start in range(0, len(records), AT_ONCE):
             some = records[start : start + AT_ONCE]
-            grey = image.grey(*(some[:, 1 + i * image.PIXELS :][:, : image.PIXELS] for i in range(3)))
-            for number, (label, row) in enumerate(zip(some[:, 0].tolist(), grey, strict=True), start):
+            gray = image.gray(*(some[:, 1 + i * image.PIXELS :][:, : image.PIXELS] for i in range(3)))
+            for number, (label, row) in enumerate(zip(some[:, 0].tolist(), gray, strict=True), start):
                 pictures.append(Named(f"{name}/{number}", row.tobytes(), label))
         return pictures

@@ -1,11 +1,11 @@
-"""Image: what a small grey photograph shows, read pixel by pixel.
+"""Image: classification of small gray photographs, read pixel by pixel.
 
-The task as the Long Range Arena sets it (Tay et al. 2021, arXiv 2011.04006) on CIFAR-10 (Krizhevsky 2009,
-"Learning multiple layers of features from tiny images"): 32 × 32 pixels in raster order, one grey value a
-token, no augmentation. The arena validates on the last tenth of the training split; here it is a tenth of
-every class, see `lra_tasks.sources.carving.carve`.
+The task of the Long Range Arena (Tay et al. 2021, arXiv 2011.04006) on CIFAR-10 (Krizhevsky 2009, "Learning
+multiple layers of features from tiny images"): 32 × 32 pixels in raster order, one gray value per token,
+without augmentation. The arena validates on the last tenth of the training split; this project validates on a
+tenth of every class, see `lra_tasks.sources.carving.carve`.
 
-Token ids are the grey values 0 .. 255. There is no padding: 0 is a black pixel, which the arena masks.
+Token ids are the gray values 0 .. 255. There is no padding: 0 is a black pixel, which the arena masks.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from lra_tasks.tasks import published, recipes
 SIDE = 32
 PIXELS = SIDE * SIDE
 LEVELS = 256
-CLASSES = (  # the position in this tuple is the label
+CLASSES = (  # label i is the i-th class
     "airplane",
     "automobile",
     "bird",
@@ -30,20 +30,22 @@ CLASSES = (  # the position in this tuple is the label
     "ship",
     "truck",
 )
-RIDGE = 0.1  # of a pixel's mean variance
+RIDGE = 0.1  # times the mean variance of a pixel
 
 
-def grey(red: Any, green: Any, blue: Any) -> Any:
-    """Returns the grey values of colours, as TensorFlow's `rgb_to_grayscale` has them.
+def gray(red: Any, green: Any, blue: Any) -> Any:
+    """Returns the gray values of colors, as TensorFlow's `rgb_to_grayscale` defines them.
 
-    floor(255.5 · (0.2989 R + 0.5870 G + 0.1140 B) / 255), here in integers and exact. TensorFlow reckons in
-    float32, whose rounding may put the few colours that fall next to a whole number one level off.
+    The value is floor(255.5 · (0.2989 R + 0.5870 G + 0.1140 B) / 255), computed exactly in integers.
+    TensorFlow computes in float32, and its rounding may shift colors next to a whole number by one level.
 
     Args:
-      red, green, blue: uint8 arrays of one shape.
+      red: uint8 array of any shape.
+      green: uint8 array of the same shape.
+      blue: uint8 array of the same shape.
 
     Returns:
-      uint8, of that shape.
+      Gray values, uint8, of the same shape.
     """
     import numpy as np
 
@@ -56,28 +58,28 @@ def grey(red: Any, green: Any, blue: Any) -> Any:
 
 
 def validate(tokens: Sequence[int], label: int) -> str | None:
-    """Says what is wrong with an example: another number of pixels; None if nothing."""
+    """Returns the fault of an example, a wrong number of pixels, or None if there is none."""
     return None if len(tokens) == PIXELS else f"The picture has {len(tokens)} pixels, expected {PIXELS}."
 
 
 def references(train: Examples, test: Examples) -> dict[str, float]:
-    """Measures what linear rules make of a picture, with and without the places of its pixels.
+    """Measures the accuracy of linear rules, with and without the positions of the pixels.
 
-    Fitted on `train`, scored on `test`: naive Bayes on how often each grey value occurs, counts smoothed by
-    one; the class whose mean picture is nearest; and linear least squares from pixels to the ten classes,
-    with a ridge of a tenth of a pixel's variance. Cost: some 6 seconds for 55,000 pictures.
+    Each rule is fitted on `train` and scored on `test`: naive Bayes on the counts of the gray values,
+    smoothed by one; the class with the nearest mean picture; and linear least squares from pixels to the ten
+    classes, with a ridge of a tenth of a pixel's variance. Cost: some 6 seconds for 55,000 pictures.
 
     Args:
       train: Examples with "tokens", integers (1024,), and "label", 0 .. 9.
-      test: The same.
+      test: Examples of the same form.
 
     Returns:
-      Name of the line → accuracy on `test` in percent.
+      Name of the rule → accuracy on `test` in percent.
     """
     import numpy as np
 
     def read(examples: Examples) -> tuple[Any, Any]:
-        """Pixels (number of examples, 1024) and labels."""
+        """Returns pixels (number of examples, 1024) and labels."""
         pixels = np.zeros((len(examples), PIXELS), np.uint8)
         labels = np.zeros(len(examples), np.int64)
         for i, example in enumerate(examples):
@@ -108,7 +110,7 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
 
     labels = [[{"label": label} for label in split.tolist()] for split in (fitted_labels, asked_labels)]
     return chance(*labels) | {
-        "naive Bayes on grey values": accuracy(naive_bayes),
+        "naive Bayes on gray values": accuracy(naive_bayes),
         "nearest mean picture": accuracy(nearest),
         "linear least squares on pixels": accuracy(least_squares),
     }
@@ -116,7 +118,7 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
 
 TASK = Task(
     name="image",
-    description="Predict which of ten classes of things a grey photograph of 32 × 32 pixels shows.",
+    description="Predict which of ten classes a gray photograph of 32 × 32 pixels shows.",
     length=PIXELS,
     vocab_size=LEVELS,
     num_classes=len(CLASSES),

@@ -1,4 +1,4 @@
-"""ListOps: the task, its reference rules and its published numbers."""
+"""ListOps: the task, its baseline rules, its presets and its published accuracies."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,24 +20,25 @@ from lra_tasks.tasks.listops.grammar import (
 
 
 def references(train: Examples, test: Examples) -> dict[str, float]:
-    """Measures what can be had without reading the whole expression.
+    """Measures the accuracy of rules that do not read the whole expression.
 
-    Each rule is fitted on `train`, as the most frequent label in each group, and scored on `test`: over all
-    examples; by the root operator; by the root operator and what it makes of its own digit arguments alone,
-    the shortcut that published results of 36 to 40 percent are level with. A group that `train` lacks gets
-    its most frequent label over all. Cost: one pass over the data, some 4 seconds for 98,000 examples.
+    Each rule predicts the most frequent label of a group of `train`, and is scored on `test`. The groups are
+    all examples; those with the same root operator; and those with the same root operator and the same value
+    of it over its own digit arguments. The last rule is a shortcut that matches published results of 36 to 40
+    percent. A group that `train` lacks gets the most frequent label of all examples. Cost: one pass over the
+    data, some 4 seconds for 98,000 examples.
 
     Args:
       train: Examples with "tokens", uint8 (T,), and "label", int.
-      test: The same.
+      test: Examples of the same form.
 
     Returns:
-      Name of the line → accuracy on `test` in percent; "chance" is one in ten.
+      Name of the rule → accuracy on `test` in percent; "chance" is one in ten.
     """
     import numpy as np
 
     def groups(examples: Examples) -> tuple[Any, Any]:
-        """Groups (3, number of examples) and labels."""
+        """Returns groups (3, number of examples) and labels."""
         keys = np.zeros((3, len(examples)), np.int64)
         labels = np.zeros(len(examples), np.int64)
         for i, example in enumerate(examples):
@@ -61,12 +62,12 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
 
 
 def validate(tokens: Sequence[int], label: int) -> str | None:
-    """Says what is wrong with an example: no expression, or not its value as the label; None if nothing."""
+    """Returns the fault of an example, an invalid expression or a wrong label, or None if there is none."""
     try:
         value = evaluate(tokens)
     except UsageError as error:
         return str(error)
-    return None if value == label else f"The label is {label}, the expression is {value}."
+    return None if value == label else f"The label is {label}, the value of the expression is {value}."
 
 
 TASK = Task(
@@ -85,8 +86,8 @@ TASK = Task(
     published=published.of("listops"),
     presets={
         "smoke": recipes.smoke("smoke", 256),
-        # Mean pooling needs far more examples, since one token of a thousand decides: see
-        # experiments/listops_race.py. The first token is the root operator.
+        # The first token is the root operator. Mean pooling needs far more examples, since the root is one
+        # token in a thousand: see experiments/listops_race.py.
         "quick": Settings(
             model=ModelConfig(
                 width=32,

@@ -1,4 +1,4 @@
-"""Simple rules for Pathfinder: what can be told without following a line."""
+"""Baseline rules for Pathfinder, which do not follow a line."""
 
 import itertools
 from typing import TYPE_CHECKING, Any
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-MEASURED = 10_000  # examples of a split that `references` looks at
+MEASURED = 10_000  # examples per split that `references` reads
 
 
 def find_discs(pictures: "np.ndarray") -> "np.ndarray":
     """Finds the two discs in pictures, by their brightness alone.
 
-    A disc is where a round window of a disc's size holds the most light; the second one is sought where the
-    window has nothing in common with the first.
+    The first disc is the round window of a disc's size with the largest sum of brightness. The second is the
+    brightest window that does not overlap the first.
 
     Args:
-      pictures: uint8 (B, size, size), of a size in `SIZES`.
+      pictures: Pictures, uint8 (B, size, size), of a size in `SIZES`.
 
     Returns:
-      Middles, float64 (B, 2, 2): x and y in pixels from the upper left corner of the picture, to half a
-      pixel or so. The brighter window comes first.
+      Centers, float64 (B, 2, 2): x and y in pixels from the upper left corner of the picture, accurate to
+      about half a pixel. The brighter disc comes first.
     """
     import numpy as np
 
@@ -47,15 +47,15 @@ def find_discs(pictures: "np.ndarray") -> "np.ndarray":
 
 
 def directions(pictures: "np.ndarray", discs: "np.ndarray") -> "np.ndarray":
-    """Measures in which direction light leaves each disc: its paddle's, if nothing else is near.
+    """Measures the direction of the light around each disc: that of its paddle, if nothing else is near.
 
     Args:
-      pictures: uint8 (B, size, size), of a size in `SIZES`.
-      discs: float64 (B, 2, 2), of `find_discs`.
+      pictures: Pictures, uint8 (B, size, size), of a size in `SIZES`.
+      discs: Centers of the discs, float64 (B, 2, 2), as `find_discs` returns them.
 
     Returns:
-      Angles from the direction away from the other disc, float64 (B, 2), in turns 0 .. 1; the first is at
-      most 1/2, which makes them the same for a picture and its mirror image.
+      Angles from the direction away from the other disc, float64 (B, 2), in turns 0 .. 1. The first is at
+      most 1/2, so that a picture and its mirror image have equal angles.
     """
     import numpy as np
 
@@ -75,24 +75,24 @@ def directions(pictures: "np.ndarray", discs: "np.ndarray") -> "np.ndarray":
 
 
 def references(train: Examples, test: Examples) -> dict[str, float]:
-    """Measures what can be had without following a snake, on the first 10,000 examples of each split.
+    """Measures the accuracy of rules that follow no snake, on the first 10,000 examples of each split.
 
-    Rules fitted on `train`, the more frequent label in each cell, and scored on `test`: on the distance
-    between the discs, in 16 ranges; and on the distance in 4 ranges and the `directions` at both discs, in 12
-    each. Smooth lines that are joined leave their ends in directions that suit each other; no more than two
-    places of the picture have to be looked at to see that.
+    Each rule predicts the more frequent label of a cell in `train`, and is scored on `test`. The first rule
+    uses 16 ranges of the distance between the discs. The second uses 4 ranges of the distance and 12 ranges
+    of each of the two `directions`. The ends of one smooth snake have matching directions, and two small
+    regions of the picture suffice to see them. Cost: ten seconds for Path-X.
 
     Args:
       train: Examples with "tokens", integers (size · size,), and "label", 0 or 1.
-      test: The same.
+      test: Examples of the same form.
 
     Returns:
-      Name of the line → accuracy on `test` in percent. Cost: ten seconds for Path-X.
+      Name of the rule → accuracy on `test` in percent.
     """
     import numpy as np
 
     def read(examples: Examples) -> tuple[Any, Any, Any]:
-        """Distances, directions and labels."""
+        """Returns distances, directions and labels."""
         distances, angles, labels = [], [], []
         first = itertools.islice(examples, MEASURED)
         while some := list(itertools.islice(first, 100)):

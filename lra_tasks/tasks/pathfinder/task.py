@@ -1,11 +1,11 @@
 """Pathfinder and Path-X: are two discs in a picture joined by a dashed line?
 
-The tasks as the Long Range Arena sets them (Tay et al. 2021, arXiv 2011.04006) after Linsley et al. (2018,
-arXiv 1805.08315): a grey picture in raster order, one pixel a token, and label 1 if both discs lie on the
-ends of one snake of paddles. Pathfinder has 32 × 32 pixels and Path-X 128 × 128, both with snakes of 14
-paddles. The pictures are drawn by `drawing.py`, or read from the arena's release by `release.py`.
+The tasks of the Long Range Arena (Tay et al. 2021, arXiv 2011.04006) after Linsley et al. (2018, arXiv
+1805.08315): a gray picture in raster order, one pixel per token, with label 1 if both discs mark the ends of
+one snake of paddles. Pathfinder has 32 × 32 pixels and Path-X 128 × 128, both with snakes of 14 paddles.
+`drawing.py` draws the pictures; `release.py` reads those of the arena's release.
 
-Token ids are the grey values 0 .. 255. There is no padding: 0 is a black pixel.
+Token ids are the gray values 0 .. 255. There is no padding: 0 is a black pixel.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from lra_tasks.tasks.pathfinder.sizes import LEVELS, SIZES
 
 
 def validate(tokens: Sequence[int], label: int) -> str | None:
-    """Says what is wrong with an example: no picture of a known size, or another label; None if nothing."""
+    """Returns the fault of an example, an unknown size or label, or None if there is none."""
     if len(tokens) not in {size * size for size in SIZES}:
         return f"The picture has {len(tokens)} pixels, expected the square of one of {SIZES}."
     return None if label in (0, 1) else f"The label is {label}, expected 0 or 1."

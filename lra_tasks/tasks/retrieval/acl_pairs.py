@@ -1,14 +1,15 @@
-"""Pairs of papers, of which one cites the other or does not, from texts and citations of the ACL Anthology.
+"""Pairs of citing and non-citing papers, from texts and citations of the ACL Anthology.
 
-The source is a file of papers and one of citations, `papers.jsonl` and `edges.tsv`. The pairs are a pure
-function of the two, the same on every machine and every Python. This module needs the standard library only.
+The source is a file of papers, `papers.jsonl`, and a file of citations, `edges.tsv`. The pairs are a pure
+function of the two, the same on every machine and Python version. This module imports the standard library
+only.
 
-Two things would give the label away if pairs that do not cite were drawn at random: papers cited often would
-be likely to be cited, and the second paper of a pair that cites would be the older one. So such pairs are
-made from those that cite, by dealing out their cited papers anew among the citing papers of the same year:
-every paper stands as often in a pair of one label as of the other, on either side, and so does every
-distance in years. What is left is what the two are about, and names: in 77 % of the pairs that cite, the
-name of the cited paper's first author stands in the citing text, in 9 % of random pairs.
+Random non-citing pairs would reveal the label in two ways: a frequently cited paper in second place suggests
+a citation, and so does an older paper in second place. Non-citing pairs therefore result from permuting the
+cited papers of citing pairs among citing papers of the same year. Every paper then occurs equally often under
+both labels, on either side, and so does almost every distance in years. The remaining signals are the
+subjects of the papers, and names: the citing text contains the name of the cited paper's first author in 77 %
+of the citing pairs, and in 9 % of random pairs.
 """
 
 import functools
@@ -26,17 +27,17 @@ from lra_tasks.errors import UsageError
 from lra_tasks.task import SPLITS
 
 SHARES = {"train": 70, "validation": 10, "test": 20}  # of the papers, in percent
-MIN_CHARACTERS = 1_000  # a text below this is near-empty
-SEQUENCE = 8  # words of the sequences by which texts are compared
-ANCHORS = 8  # one word in so many begins one
-COMMON = 20  # a sequence in more papers than this is nobody's own
-TRIES = 200  # swaps with a paper of the same year before one of any year is taken
+MIN_CHARACTERS = 1_000  # a shorter text is near-empty
+SEQUENCE = 8  # words per sequence by which texts are compared
+ANCHORS = 8  # one word in this many begins a sequence
+COMMON = 20  # a sequence in more papers than this identifies no text
+TRIES = 200  # attempts at a swap within a year before any year is allowed
 
-Citation = tuple[str, str]  # the ids of the citing and the cited paper
+Citation = tuple[str, str]  # the ids of the citing paper and the cited paper
 
 
 class Paper(NamedTuple):
-    """A paper: its id in the Anthology, the year it appeared in, the beginning of its text."""
+    """A paper: its id in the Anthology, its year of publication, and the beginning of its text."""
 
     id: str
     year: int
@@ -44,13 +45,14 @@ class Paper(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Pairs of every split, and what was left out on the way to them.
+    """Pairs of every split, and counts of the papers left out.
 
     Attributes:
-      splits: split → (citing or not citing paper, cited or not cited paper, label).
-      papers: split → number of papers it was given.
-      left_out: reason → number of papers.
-      other_years: split → pairs that do not cite whose distance in years is not that of a pair that cites.
+      splits: Split → (first paper, second paper, label); the first cites the second if the label is 1.
+      papers: Split → number of papers assigned to it.
+      left_out: Reason → number of papers left out.
+      other_years: Split → number of non-citing pairs beyond those of citing pairs with an equal distance in
+        years.
     """
 
     splits: dict[str, list[tuple[Paper, Paper, int]]]
@@ -63,29 +65,29 @@ def read_papers(name: str, lines: Iterable[bytes]) -> dict[str, Paper]:
     """Reads `papers.jsonl`: a line is {"id": string, "year": string of digits, "text": string, …}.
 
     Args:
-      name: File name, for messages.
-      lines: The file.
+      name: Name of the file, for messages.
+      lines: Lines of the file.
 
     Returns:
-      id → paper.
+      Mapping from id to paper.
 
     Raises:
-      UsageError: A line is no such object, or an id comes twice; the message names file and line.
+      UsageError: If a line is not such an object, or an id occurs twice. The message names file and line.
     """
     papers: dict[str, Paper] = {}
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             if not isinstance(row["text"], str):
-                raise TypeError("text is no string")
+                raise TypeError("text is not a string")
             paper = Paper(str(row["id"]), int(row["year"]), row["text"])
-            paper.text.encode()  # JSON can hold what UTF-8 cannot
+            paper.text.encode()  # JSON can contain surrogates, which UTF-8 cannot encode
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{name}, line {number}: expected a JSON object with id, year and text ({error!r})."
             ) from None
         if paper.id in papers:
-            raise UsageError(f"{name}, line {number}: the paper {paper.id} has come before.")
+            raise UsageError(f"{name}, line {number}: the paper {paper.id} is a repetition; ids are unique.")
         papers[paper.id] = paper
     return papers
 
@@ -94,8 +96,8 @@ def read_citations(name: str, lines: Iterable[bytes], papers: Mapping[str, Paper
     """Reads `edges.tsv`: a line is citing id, tab, cited id.
 
     Raises:
-      UsageError: A line has another form, or names a paper that is not among `papers`; the message names
-        file and line.
+      UsageError: If a line has another form, or names a paper that is not in `papers`. The message names file
+        and line.
     """
     citations = []
     for number, line in enumerate(lines, 1):
@@ -112,22 +114,24 @@ def read_citations(name: str, lines: Iterable[bytes], papers: Mapping[str, Paper
 def make_pairs(
     papers: Mapping[str, Paper], citations: Iterable[Citation], limits: Mapping[str, int] | None = None
 ) -> Pairs:
-    """Makes pairs of papers, as many that cite as that do not in every split.
+    """Makes equally many citing and non-citing pairs of papers in every split.
 
-    Near-empty papers are left out, and of papers with the same or nearly the same text all but the first by
-    id: such that share at least half of the sequences of eight words that either has (one sequence in eight
-    is looked at). The others are dealt out by the hash of their ids, 70 to 10 to 20 in a hundred, so no paper
-    stands in two splits. A pair that cites is (citing, cited), a citation within a split; of two papers that
-    cite each other, one. A pair that does not cite has both sides from such pairs, and no citation in either
-    direction between the two or papers of the same text. No two papers are paired twice.
+    Near-empty papers are left out. Of papers with nearly the same text, only the first by id is kept: texts
+    are the same if they share at least half of the sequences of eight words that occur in either (one
+    sequence in eight is compared). The hash of the id assigns each remaining paper to one split: 70, 10 and
+    20 percent of them.
+
+    A citing pair is (citing, cited), a citation within a split. Two papers that cite each other form one
+    pair. A non-citing pair combines papers of citing pairs. Neither paper cites the other, nor do papers with
+    the same texts. No two papers form more than one pair.
 
     Args:
-      papers: id → paper.
-      citations: Citations between these.
-      limits: split → pairs of each label, taken first by hash; None takes all.
+      papers: Papers by id.
+      citations: Citations between these papers.
+      limits: Split → number of pairs of each label, the first by hash; None takes all.
 
     Raises:
-      UsageError: There are too few citations within a split, or no way to pair its papers without them.
+      UsageError: If a split has too few citations, or its papers cannot form non-citing pairs.
     """
     same = _same_texts(papers)
     kept = sorted((id for id in papers if same.get(id) == id), key=lambda id: _rank("paper", id))
@@ -147,8 +151,8 @@ def make_pairs(
         wanted = len(positive) if limits is None else limits[split]
         if not 0 < wanted <= len(positive):
             raise UsageError(
-                f"Retrieval needs {max(wanted, 1):,} citations between papers of its {split} split; of "
-                f"{len(papers):,} papers, {len(positive):,} citations fell into it. Give it more papers."
+                f"Retrieval needs {max(wanted, 1):,} citations between papers of its {split} split; got "
+                f"{len(positive):,} from {len(papers):,} papers. Add papers."
             )
         positive = positive[:wanted]
         negative = _not_citing(split, positive, linked, {id: paper.year for id, paper in papers.items()})
@@ -156,9 +160,9 @@ def make_pairs(
             Counter(papers[a].year - papers[b].year for a, b in pairs) for pairs in (positive, negative)
         )
         other_years[split] = (after - before).total()
-        labelled = [(*pair, 1) for pair in positive] + [(*pair, 0) for pair in negative]
-        labelled.sort(key=lambda pair: _rank("order", pair[0], pair[1]))
-        splits[split] = [(papers[a], papers[b], label) for a, b, label in labelled]
+        labeled = [(*pair, 1) for pair in positive] + [(*pair, 0) for pair in negative]
+        labeled.sort(key=lambda pair: _rank("order", pair[0], pair[1]))
+        splits[split] = [(papers[a], papers[b], label) for a, b, label in labeled]
     left_out = {
         f"fewer than {MIN_CHARACTERS:,} characters": len(papers) - len(same),
         "the text of another": len(same) - len(kept),
@@ -167,7 +171,7 @@ def make_pairs(
 
 
 def _rank(*words: str) -> bytes:
-    """Where something stands in an order that has nothing to do with what it is."""
+    """Returns a sort key that depends on the words by a hash alone."""
     return hashlib.sha256("\t".join(("acl pairs", *words)).encode()).digest()
 
 
@@ -176,7 +180,7 @@ def _unordered(first: str, second: str) -> Citation:
 
 
 def _same_texts(papers: Mapping[str, Paper]) -> dict[str, str]:
-    """The papers that are not near-empty: id → id of the first with the same text."""
+    """Returns id → id of the first paper with the same text, for papers that are not near-empty."""
     sequences = {
         id: _sequences(papers[id].text) for id in sorted(papers) if len(papers[id].text) >= MIN_CHARACTERS
     }
@@ -201,7 +205,7 @@ def _same_texts(papers: Mapping[str, Paper]) -> dict[str, str]:
 
 
 def _sequences(text: str) -> set[str]:
-    """Every eighth or so of the text's sequences of eight words: the word it begins with says whether."""
+    """Returns about one in eight of a text's sequences of eight words, chosen by their first word."""
     words = re.findall(r"[a-z0-9]+", text.lower())
     return {" ".join(words[i : i + SEQUENCE]) for i, word in enumerate(words) if _is_anchor(word)}
 
@@ -214,7 +218,7 @@ def _is_anchor(word: str) -> bool:
 def _not_citing(
     split: str, positive: Sequence[Citation], linked: set[Citation], years: Mapping[str, int]
 ) -> list[Citation]:
-    """Deals out the cited papers anew; see `make_pairs`."""
+    """Permutes the cited papers among the citing ones; see `make_pairs`."""
     uniform = random.Random(f"acl pairs:{split}").random
     citing, cited = [a for a, _ in positive], [b for _, b in positive]
     by_year: dict[int, list[int]] = defaultdict(list)
@@ -239,7 +243,7 @@ def _not_citing(
             wrong.append(i)
     for i in wrong:
         if taken.get(_unordered(citing[i], cited[i])) == i:
-            continue  # it was put right together with another
+            continue  # an earlier swap has already fixed it
         for attempt in range(TRIES * 10):
             group = by_year[years[citing[i]]] if attempt < TRIES else everywhere
             j = group[_below(uniform, len(group))]
@@ -253,7 +257,7 @@ def _not_citing(
         else:
             raise UsageError(
                 f"The citations within the {split} split of retrieval leave no paper that {citing[i]} could "
-                "be paired with and does not cite. Give it more papers."
+                "form a non-citing pair with. Add papers."
             )
     return list(zip(citing, cited, strict=True))
 

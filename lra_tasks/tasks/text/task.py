@@ -1,11 +1,12 @@
-"""Text: whether a film review praises or damns, read byte by byte.
+"""Text: is a film review positive or negative? The model reads it byte by byte.
 
-The task as the Long Range Arena sets it (Tay et al. 2021, arXiv 2011.04006) on the reviews of Maas et al.
-(2011, "Learning word vectors for sentiment analysis"), 25,000 for training and 25,000 for testing. The bytes
-are those of the published UTF-8 files: capitals, `<br />` and all. The arena validated on the test split;
-here a tenth of the training split is cut off for it, and `--protocol paper` names the old habit.
+The task of the Long Range Arena (Tay et al. 2021, arXiv 2011.04006) on the reviews of Maas et al. (2011,
+"Learning word vectors for sentiment analysis"), 25,000 for training and 25,000 for testing. The bytes are
+those of the published UTF-8 files, including capitals and `<br />`. The arena validates on the test split.
+This project validates on a tenth of the training split; `--protocol paper` follows the arena.
 
-Token ids: 0 padding, 1 + b for the byte b. 2.9 % of the test reviews are longer than 4,000 bytes and cut.
+Token ids: 0 is padding, 1 + b is the byte b. 2.9 % of the test reviews are longer than 4,000 bytes and are
+cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +18,11 @@ from lra_tasks.tasks import published, recipes
 from lra_tasks.tasks.byte_tokens import FIRST_TOKEN, VOCAB_SIZE, content, render
 
 LENGTH = 4000
-CLASSES = ("negative", "positive")  # the position in this tuple is the label
+CLASSES = ("negative", "positive")  # label i is the i-th class
 
 
 def validate(tokens: Sequence[int], label: int) -> str | None:
-    """Says what is wrong with an example: empty, or not UTF-8; None if nothing."""
+    """Returns the fault of an example, an empty text or invalid UTF-8, or None if there is none."""
     try:
         return None if content(tokens).decode() else "The review is empty."
     except UnicodeDecodeError as error:
@@ -29,19 +30,20 @@ def validate(tokens: Sequence[int], label: int) -> str | None:
 
 
 def references(train: Examples, test: Examples) -> dict[str, float]:
-    """Measures what can be had without the order of the text.
+    """Measures the accuracy of rules that ignore the order of the text.
 
-    Naive Bayes, fitted on `train` and scored on `test`, sees how often each byte stands in the first 4,000
-    of a review; how often each pair of neighbouring bytes does; which words do, whatever white space
-    separates. Counts are smoothed by one, the classes taken to be equally frequent. The words alone beat
-    every model in the arena's paper. Cost: one pass over the data, some 10 seconds for 47,500.
+    Naive Bayes is fitted on `train` and scored on `test`. Its features, from the first 4,000 bytes of a
+    review, are the counts of bytes; the counts of pairs of adjacent bytes; and the set of words, separated by
+    white space. Counts are smoothed by one, and classes are assumed to be equally frequent. Words alone
+    outperform every model in the arena's paper. Cost: one pass over the data, some 10 seconds for 47,500
+    reviews.
 
     Args:
       train: Examples with "tokens", integers (T,), and "label", 0 or 1.
-      test: The same.
+      test: Examples of the same form.
 
     Returns:
-      Name of the line → accuracy on `test` in percent.
+      Name of the rule → accuracy on `test` in percent.
     """
     import numpy as np
 
@@ -60,7 +62,7 @@ def references(train: Examples, test: Examples) -> dict[str, float]:
         return [{"tokens": x["tokens"][:LENGTH], "label": x["label"]} for x in examples]
 
     def accuracy(features: Callable[[Any], Any], size: int) -> float:
-        """Of naive Bayes on features(tokens), integers below `size`; one review at a time is made int64."""
+        """Scores naive Bayes on features(tokens), integers below `size`; converts one review at a time."""
         counts = np.ones((2, size))
         for example in fitted:
             np.add.at(counts[example["label"]], features(example["tokens"].astype(np.int64)), 1)
