@@ -150,7 +150,7 @@ def test_prepare_all_prepared(all_made):
     assert result.stdout.count("exists") == 6
 
 
-def test_prepare_all_goes_on_after_any_error_but_a_request_to_stop(copied, monkeypatch):
+def test_prepare_all_continues_after_any_error_but_a_request_to_stop(copied, monkeypatch):
     root = copied("listops")
     next((root / DATASETS["listops"]).glob("*test*")).unlink()
     asked = []
@@ -306,7 +306,7 @@ def test_any_flipped_byte(copied, position):
     assert problems(root) == {DATASETS[task]: []}
 
 
-def test_folders_that_are_no_datasets(copied):
+def test_folders_without_datasets(copied):
     root = copied("listops", "text")
     (root / DATASETS["listops"] / "manifest.json").unlink()
     for name in ("lra_listops/smoke/0.9.0", "lra_listops/smok/1.0.0", "lra_other/default/1.0.0"):

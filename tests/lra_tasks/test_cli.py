@@ -120,7 +120,7 @@ def test_greeting():
     "arguments", [("list",), ("train", "--help"), ("train", "listops", "--num-steps", "x")]
 )
 @pytest.mark.parametrize("no_color", [False, True])
-def test_colours_in_a_terminal(arguments, no_color):
+def test_colors_in_a_terminal(arguments, no_color):
     """A terminal shows them, unless NO_COLOR forbids it."""
     environment = {k: v for k, v in arena.environment().items() if k not in ("NO_COLOR", "COLUMNS")}
     environment |= {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if no_color else {})
@@ -362,7 +362,7 @@ def test_no_bar_while_the_total_is_unknown():
     assert "━" not in plain
 
 
-def test_no_colour(monkeypatch):
+def test_no_color(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
     with Progress(console=Console(file=out, width=80, force_terminal=True)) as progress:

@@ -230,7 +230,7 @@ def test_snakes(size, contour_length):
 
 
 @pytest.mark.parametrize(("size", "contour_length"), KINDS)
-def test_discs_stand_free(size, contour_length):
+def test_discs_do_not_touch(size, contour_length):
     """They touch nothing but the end they are on, and not each other; a hidden paddle leads to the next."""
     _, _, scenes = drawn(size, contour_length, number_of(size, contour_length))
     for shown in scenes:

@@ -41,7 +41,7 @@ def test_a_finished_run(smoke_run):
     assert run.seconds == summary["seconds"]
 
 
-def test_a_run_that_is_gone_on_with(resumable):
+def test_a_resumed_run(resumable):
     """Three steps are saved at a time: of 11, a kill keeps 9."""
     (run,) = runs(resumable.parent.parent)
     assert (run.state, run.step, run.test_accuracy) == ("resumable", 9, None)

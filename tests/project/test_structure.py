@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[2]
 # From the bottom to the top: a module imports only from earlier lines and from its own.
 LAYERS = {
     "hrrformer": [
-        ["version", "fft", "spectral"],
+        ["version", "variant", "fft", "spectral"],
         ["algebra"],
         ["passes", "causal", "experimental"],
-        ["variant", "arguments", "closed_form", "reference"],
+        ["arguments", "closed_form", "reference"],
         ["attention"],
         ["adapter"],
         ["linen", "nnx"],
