@@ -48,11 +48,12 @@ def user_modules(tmp_path, monkeypatch):
 
 
 def test_options_reach_the_layer():
-    mixer = get_mixer("hrr:rescale=True,temperature=0.5,output=unbound")(SPEC, rngs=nnx.Rngs(0))
-    attention = mixer.attention
-    assert (attention.rescale, attention.temperature, attention.output) == (True, 0.5, "unbound")
-    plain = get_mixer("hrr")(SPEC, rngs=nnx.Rngs(0)).attention
-    assert (plain.rescale, plain.temperature, plain.output) == (False, 1.0, "weighted")
+    def layer(name):
+        attention = get_mixer(name)(SPEC, rngs=nnx.Rngs(0)).attention
+        return attention.variant.rescale, attention.temperature, attention.variant.output
+
+    assert layer("hrr:rescale=True,temperature=0.5,output=unbound") == (True, 0.5, "unbound")
+    assert layer("hrr") == (False, 1.0, "weighted")
 
 
 @pytest.mark.usefixtures("user_modules")
