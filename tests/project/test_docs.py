@@ -20,6 +20,7 @@ from flax import nnx
 
 import hrrformer.linen
 import hrrformer.nnx
+from lra_tasks import Config, preset
 from lra_tasks.cli import main
 from lra_tasks.model.mixers import MixerSpec
 
@@ -124,6 +125,8 @@ def test_commands_parse(
 ) -> None:
     files_of(block.page)
     monkeypatch.chdir(ROOT)
+    config = Config(settings=preset("listops", "quick"), task="listops")
+    monkeypatch.setattr(main, "read_config", lambda path: config)  # of a run that no test has made
     for words in commands(block.text):
         if "lra" in words:
             arguments = words[words.index("lra") + 1 :]
