@@ -113,7 +113,7 @@ def test_a_run_does_not_resume_on_other_data(datasets, tmp_path):
     (tmp_path / "run" / "summary.json").unlink()
     path.write_text(path.read_text().replace('"identity": "', '"identity": "0'))
     before = arena.snapshot(tmp_path)
-    with pytest.raises(UsageError, match=r"began on other examples than lra_text/smoke/1.0.0 now holds"):
+    with pytest.raises(UsageError, match=r"began on other examples than lra_text/smoke/1.0.0 now contains"):
         train(config, tmp_path / "run", data_dir=datasets)
     assert arena.snapshot(tmp_path) == before
 

@@ -564,5 +564,5 @@ def test_batch_arguments(wrong):
         training_batches(Examples(1), **{"length": 1, "batch_size": 1, "seed": 0} | wrong)
     with pytest.raises(UsageError, match=r"no example"):
         training_batches(Examples(), length=1, batch_size=1, seed=0)
-    with pytest.raises(UsageError, match="limit is 0"):
+    with pytest.raises(UsageError, match="limit must be at least 1; got 0"):
         evaluation_batches(Examples(1), length=1, batch_size=1, limit=0)

@@ -64,7 +64,7 @@ def test_the_command_gives_the_result_of_one_process(smoke_data, smoke_run, tmp_
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"), [(("--process-id", 1), "are for --distributed"), (("--distributed",), "no cluster")]
+    ("flags", "words"), [(("--process-id", 1), "require --distributed"), (("--distributed",), "no cluster")]
 )
 def test_wrong_flags_are_refused(flags, words, tmp_path):
     result = arena.lra("train", "listops", *flags, cwd=tmp_path)
@@ -76,7 +76,7 @@ def test_wrong_flags_are_refused(flags, words, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((None, 2, 0), "go together: all three, or none .* got None, 2 and 0"),
+        ((None, 2, 0), "go together: give all three, or none .* got None, 2 and 0"),
         (("host:1234", None, 0), "go together"),
         (("host", 2, 0), "--coordinator must be HOST:PORT, PORT between 1 and 65535; got host"),
         (("host:0", 2, 0), "--coordinator must be HOST:PORT, PORT between 1 and 65535; got host:0"),
@@ -308,7 +308,7 @@ def test_both_processes_refuse_a_fault_of_one(alone, smoke_data, tmp_path):
             r"Process 1 has another configuration .*: seed: 0, 1\. Give every process the same",
             f"{theirs}{taken} contains a run with another configuration",
             f"{'Process 1 failed: ' if number == 0 else ''}run_dir must be one folder that all"
-            f" processes share; got {tmp_path / 'there'}, where",
+            f" processes share; got {tmp_path / 'there'}, which",
             r"The loss of step 2 is .*training examples (\d+, ){7}\d+\.",
             f"{theirs}Process {os.getpid()} is training the run in {taken}",
         )
@@ -330,7 +330,7 @@ def test_a_comparison_and_an_evaluation_are_for_one_process(smoke_data, tmp_path
 
 def test_devices_of_processes_that_are_not_joined_are_refused(smoke_data, tmp_path, monkeypatch):
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(UsageError, match="those of 2 processes, which are not joined"):
+    with pytest.raises(UsageError, match="belong to 2 processes, which are not joined"):
         train(QUICK, tmp_path / "run", data_dir=smoke_data)
     assert not (tmp_path / "run").exists()
 

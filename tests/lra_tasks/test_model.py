@@ -322,7 +322,7 @@ def test_a_mixer_of_the_user_runs():
 @pytest.mark.usefixtures("user_module")
 @pytest.mark.parametrize(("name", "got"), [("Pooled", r"\(8, 12\)"), ("Pair", "tuple")])
 def test_a_mixer_with_a_wrong_output_is_refused(name, got):
-    with pytest.raises(UsageError, match=rf"'mixers_of_a_user:{name}' must .*\(8, 24, 12\).* returned {got}"):
+    with pytest.raises(UsageError, match=rf"'mixers_of_a_user:{name}' must .*\(8, 24, 12\).* got {got}"):
         compile_step(f"mixers_of_a_user:{name}")
 
 

@@ -504,8 +504,8 @@ def test_a_folder_of_other_files_is_refused(smoke_data, tmp_path):
 
 
 def test_missing_data_are_reported(tmp_path):
-    with pytest.raises(UsageError, match="lra prepare listops --variant smoke"):
-        train(CONFIG, tmp_path / "run", data_dir=tmp_path / "data")
+    with pytest.raises(UsageError, match="lra prepare text --variant smoke"):
+        train(change(task="text"), tmp_path / "run", data_dir=tmp_path / "data")
     assert not (tmp_path / "run").exists()
 
 
@@ -741,5 +741,5 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(smoke_data, tmp_path
     config = change(
         optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}, eval_every=1, save_every=1
     )
-    with pytest.raises(UsageError, match=r"validation loss of step 1 is (nan|inf).* No checkpoint"):
+    with pytest.raises(UsageError, match=r"validation loss of step 1 is (nan|inf).* no checkpoint"):
         train(config, tmp_path, data_dir=smoke_data)
