@@ -1,6 +1,6 @@
 """The Long Range Arena: its tasks, their data, one training loop, and a fair comparison of mixers.
 
-Every command of `lra` is a function here:
+The main commands of `lra` are functions here:
 
     import lra_tasks
 

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import json
 import re
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +110,11 @@ class Settings:
     log_every: int = 50
 
     def __post_init__(self) -> None:
+        for owner, kind in {"": Settings, "model.": ModelConfig, "optimizer.": OptimizerConfig}.items():
+            for name, hint in typing.get_type_hints(kind).items():
+                if typing.get_origin(hint) is Literal:
+                    choices = typing.get_args(hint)
+                    self._require(f"{owner}{name}", f"one of {choices}", choices.__contains__)
         at_least_one = {
             "": (
                 "length",

@@ -7,19 +7,18 @@ import pathlib
 import shutil
 import tempfile
 
-# Before jax is imported; the caller's own flags stay, and a device count among them wins.
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-    ).strip()
+# Before jax is imported; flags of the caller win. Optimizing small programs takes longer than running them.
+for flag in ("--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"):
+    if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
-# What a test, a worker or a process started by one has compiled, none of them compiles again.
+# Tests, workers and the processes that they start share compiled programs.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hrrformer-compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-import jaxtyping
+import jaxtyping  # noqa: E402
 
 jaxtyping.install_import_hook("hrrformer", "beartype.beartype")
 
@@ -27,6 +26,9 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from helpers import arena  # noqa: E402
+
+from lra_tasks.training import preflight  # noqa: E402
+from lra_tasks.training.step import Trainer  # noqa: E402
 
 collect_ignore = ["helpers/plain.py"]  # a program for an environment without the arena, and no tests
 
@@ -72,6 +74,19 @@ def unreadable(monkeypatch):
 
     opening = pathlib.Path.open
     return refuse
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_trainers():
+    """Lets runs of one configuration share their compiled steps, which depend on nothing else."""
+    with arena.sharing_trainers():
+        yield
+
+
+@pytest.fixture
+def own_trainers(monkeypatch):
+    """Compiles every run's steps again, for tests of that."""
+    monkeypatch.setattr(preflight, "Trainer", Trainer)
 
 
 @pytest.fixture(scope="session")

@@ -64,10 +64,7 @@ def exit_codes() -> Iterator[None]:
 
 def _with_flag(error: UsageError) -> str:
     """The message of an error, with the flag for the setting at fault in place of its name in Python."""
-    message = str(error)
-    if error.argument is None:
+    message, name = str(error), error.argument
+    if name is None or not message.startswith(name):
         return message
-    flag = f"--{error.argument.replace('_', '-')}"
-    return (
-        flag + message[len(error.argument) :] if message.startswith(error.argument) else f"{flag}: {message}"
-    )
+    return f"--{name.replace('_', '-')}" + message.removeprefix(name)

@@ -1,6 +1,5 @@
 """The `lra` command: parses the arguments, runs the command, and exits with a code."""
 
-import dataclasses
 import difflib
 import os
 import shutil
@@ -8,7 +7,6 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 try:
@@ -25,13 +23,13 @@ from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.config import read_config
 from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.presets import preset
-from lra_tasks.tasks import TASKS, get_task
 
 START = {
     "lra list": "show tasks, mixers and presets",
     "lra compare listops": "prepare the data, train three mixers, print a table (a few minutes)",
     "lra env": "show versions and devices for a bug report",
 }
+HELP = ("-h", "--help")
 OTHER_NAMES = {  # flags that a command does not have → the one it may have
     "--config": "--variant",
     "--dataset": "--variant",
@@ -63,7 +61,7 @@ def _parse(arguments: list[str]) -> Any:
         print_text("lra, the Long Range Arena: compares HRR attention with other mixers.\n")
         print_definitions(START.items())
         print_paragraphs("All commands: lra --help")
-    elif name in ("-h", "--help"):
+    elif name in HELP:
         print("usage: lra COMMAND ...\n")
         print_definitions(_summaries(COMMANDS))
         print_paragraphs("All settings of a command: lra COMMAND --help")
@@ -77,14 +75,15 @@ def _parse(arguments: list[str]) -> Any:
     elif name == "bench":
         return _parse_bench(rest)
     else:
-        default = _defaults(COMMANDS[name], rest) if name in ("train", "compare") else None
-        return _command(COMMANDS[name], f"lra {name}", rest, default)
+        if name in ("train", "compare"):
+            return _parse_run(COMMANDS[name], f"lra {name}", rest)
+        return _command(COMMANDS[name], f"lra {name}", rest, None)
     return None
 
 
 def _parse_bench(arguments: list[str]) -> Any:
     """Returns one of `BENCHES`, or None if help was requested."""
-    if arguments and arguments[0] in ("-h", "--help"):
+    if arguments and arguments[0] in HELP:
         print_text(f"usage: lra bench BENCHMARK ...\n\n{' '.join((Bench.__doc__ or '').split())}\n")
         print_definitions(_summaries(BENCHES))
         print_paragraphs("All settings of a benchmark: lra bench BENCHMARK --help")
@@ -124,38 +123,23 @@ def _command(kind: type[Any], prog: str, arguments: Sequence[str], default: Any)
     )
 
 
-def _defaults(kind: type[Any], arguments: Sequence[str]) -> Any:
-    """Returns the command with the settings of the preset, or of the file, that the arguments name."""
-    preset_name, file = (_value(flag, arguments) for flag in ("--preset", "--from"))
-    task = _task(kind, arguments)
-    if file is None:
-        name = preset_name or "quick"
-        settings = preset(task or "listops", name)
-        return kind(settings=settings, task=task or tyro.MISSING, preset=name)
-    if preset_name is not None:
-        raise UsageError("--from and --preset both choose the settings to start from; give one of them.")
-    config = read_config(Path(file))
-    run = {"mixer": config.mixer_name, "seed": config.seed} if kind is COMMANDS["train"] else {}
-    return kind(settings=config.settings, task=task or config.task, **run)
+def _parse_run(kind: type[Any], prog: str, arguments: Sequence[str]) -> Any:
+    """Parses the arguments of `train` or `compare` twice, since some of them choose the defaults of others.
 
-
-def _value(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value of a flag, before the arguments are parsed."""
-    for number, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == flag and (equals or number + 1 < len(arguments)):
-            return value if equals else arguments[number + 1]
-    return None
-
-
-def _task(kind: type[Any], arguments: Sequence[str]) -> str | None:
-    """The name of the task, before the arguments are parsed: the first argument, or a known name."""
-    if arguments and not arguments[0].startswith("-"):
-        return get_task(arguments[0]).key  # raises UsageError
-    switches = [field.name for field in dataclasses.fields(kind) if field.type is bool]
-    alone = {f"--{no}{name}" for name in switches for no in ("", "no-")}
-    before = ["", *("" if argument in alone else argument for argument in arguments)]
-    for flag, argument in zip(before, arguments, strict=False):
-        if argument in TASKS and (not flag.startswith("--") or "=" in flag):  # else it is that flag's value
-            return argument
-    return None
+    These are the task, and the preset or the file.
+    """
+    asked = [argument for argument in arguments if argument not in HELP]
+    chosen = _command(kind, prog, asked, kind(settings=preset("listops", "quick"), task=""))
+    if chosen.from_ is not None:
+        if any(argument.partition("=")[0] == "--preset" for argument in arguments):
+            raise UsageError("--from and --preset both choose the settings to start from; give one of them.")
+        config = read_config(chosen.from_)
+        run = {"mixer": config.mixer_name, "seed": config.seed} if kind is COMMANDS["train"] else {}
+        task = tyro.MISSING if chosen.task else config.task
+        default = kind(settings=config.settings, task=task, **run)
+    elif chosen.task or asked != list(arguments):
+        settings = preset(chosen.task or "listops", chosen.preset)
+        default = kind(settings=settings, task=tyro.MISSING, preset=chosen.preset)
+    else:
+        raise UsageError(f"{prog} requires the name of a task, see `lra list`.")
+    return _command(kind, prog, arguments, default)

@@ -82,12 +82,13 @@ def check(
     """
     progress = progress or Silent()
     wanted = list(TASKS.values()) if tasks is None else [get_task(name) for name in tasks]
+    known_tasks = list({task.key: task for task in (*TASKS.values(), *wanted)}.values())
     root = data_root(data_dir)
-    folders = list(dataset_folders(root))
+    folders = list(dataset_folders(root, known_tasks))
+    places = {folder: _place(folder, data_dir, known_tasks) for folder in folders}
     findings = []
     for task in wanted:
-        own = [place for place in (_place(folder, data_dir) for folder in folders) if place is not None]
-        own = [place for place in own if place.task is task]
+        own = [place for place in places.values() if place is not None and place.task.key == task.key]
         findings += [_check(place, progress) for place in own]
         if tasks is not None and not own:
             place = DatasetDir(task, task.variant, data_dir)
@@ -96,7 +97,7 @@ def check(
             findings.append(finding)
     if tasks is None:
         for folder in folders:
-            if _place(folder, data_dir) is None:
+            if places[folder] is None:
                 known = ", ".join(sorted({str(_relative(task)) for task in TASKS.values()}))
                 findings.append(
                     Finding(
@@ -108,9 +109,12 @@ def check(
     return findings
 
 
-def dataset_folders(root: Path) -> Iterator[Path]:
-    """Yields the folders lra_NAME/VARIANT/VERSION, except hidden ones."""
-    for folder in sorted(root.glob("lra_*/*/*")):
+def dataset_folders(root: Path, tasks: Iterable[Task] = ()) -> Iterator[Path]:
+    """Yields the folders BUILDER/VARIANT/VERSION of the arena and of the tasks, except hidden ones."""
+    names = {task.builder_class().name for task in tasks}
+    for folder in sorted(root.glob("*/*/*")):
+        if not folder.parts[-3].startswith("lra_") and folder.parts[-3] not in names:
+            continue
         if folder.is_dir() and not any(part.startswith(".") for part in folder.relative_to(root).parts):
             yield folder
 
@@ -120,10 +124,10 @@ def _relative(task: Task) -> Path:
     return Path(builder.name, "VARIANT", str(builder.VERSION))
 
 
-def _place(folder: Path, data_dir: str | os.PathLike[str] | None) -> DatasetDir | None:
-    """Returns the dataset of a folder; None if it does not belong to a task."""
+def _place(folder: Path, data_dir: str | os.PathLike[str] | None, known: Iterable[Task]) -> DatasetDir | None:
+    """Returns the dataset of a folder; None if it does not belong to a known task."""
     name, variant, version = folder.parts[-3:]
-    tasks = [task for task in TASKS.values() if task.builder_class().name == name]
+    tasks = [task for task in known if task.builder_class().name == name]
     if not tasks or str(tasks[0].builder_class().VERSION) != version:
         return None
     try:

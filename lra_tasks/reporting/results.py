@@ -151,7 +151,7 @@ class Report:
     @property
     def published(self) -> dict[str, float]:
         """Accuracies in percent that papers report for this task, not measured here."""
-        return dict(get_task(self.task).published) if self.title == self.task else {}
+        return dict(get_task(self.task).published) if self.title == get_task(self.task).name else {}
 
     def cells(self) -> list[tuple[str, ...]]:
         """Returns the table's rows as text, in the order of `COLUMNS`."""

@@ -34,7 +34,7 @@ def get_task(name: str) -> Task:
         raise unknown_name("task", name, [*TASKS, "package.module:TASK"])
     try:
         task = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except Exception as error:
         raise UsageError(
             f"The task '{name}' cannot be imported: {error}. Name a task of your own package.module:TASK."
             " Its module must be importable: installed, in the current directory or on PYTHONPATH."

@@ -117,10 +117,9 @@ def restore(run_dir: str | os.PathLike[str]) -> tuple[Classifier, Config, Task]:
     """
     run_dir = Path(run_dir)
     config = read_config(run_dir)
-    task = get_task(config.task)
-    if not task.num_classes:
-        origin = json.loads((run_dir / "data.json").read_text())
-        task = dataclasses.replace(task, num_classes=len(origin["classes"]))
+    task, origin = get_task(config.task), run_dir / "data.json"
+    if not task.num_classes and origin.is_file():  # without it there is no checkpoint either
+        task = dataclasses.replace(task, num_classes=len(json.loads(origin.read_text())["classes"]))
     devices = jax.device_count()
     settings = dataclasses.replace(config.settings, batch_size=devices)  # the model does not depend on it
     trainer = Trainer(dataclasses.replace(config, settings=settings), task)

@@ -164,7 +164,6 @@ def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Co
         state, measured = run.train_step(state, arrays)
         step += 1
         meter.started(step, batch["index"], measured)
-        stop, stop_asked = stop_asked(), processes.anywhere(run.asked)
         counters.position = dict(run.batches.get_state())
         last = step == settings.num_steps
         if not last:
@@ -173,7 +172,10 @@ def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Co
             last or step % every == 0
             for every in (settings.log_every, settings.eval_every, settings.save_every)
         )
-        meter.fetch(keep=0 if due_log or due_validation or due_save or stop else 1)
+        meter.fetch(keep=1)
+        stop, stop_asked = stop_asked(), processes.anywhere(run.asked)
+        if due_log or due_validation or due_save or stop:
+            meter.fetch(keep=0)
 
         # Log.
         if due_log:

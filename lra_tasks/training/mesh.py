@@ -45,20 +45,21 @@ def make_mesh(sizes: Mapping[str, int] | str | None = None) -> jax.sharding.Mesh
     devices = jax.device_count()
     given = parse_mesh(sizes) if isinstance(sizes, str) else dict(sizes or {})
     sequence = given.get("sequence", 1)
-    data = given.get("data", devices // sequence)
-    if set(given) - set(AXES) or data * sequence != devices:
+    data = given.get("data", devices // max(sequence, 1))
+    if set(given) - set(AXES) or sequence < 1 or data * sequence != devices:
         raise UsageError(
             "mesh must have the axes data and sequence, and the product of their sizes must be the number of"
             f" devices, {devices}; got {sizes}.",
             argument="mesh",
         )
-    if jax.local_device_count() % sequence:
+    mesh = jax.make_mesh((data, sequence), AXES, axis_types=(AxisType.Auto,) * 2)
+    if any(len({device.process_index for device in row}) > 1 for row in mesh.devices):
         raise UsageError(
-            f"The sequence axis of mesh must divide {jax.local_device_count()}, the number of devices of a"
-            f" process; got {sequence}.",
+            f"The sequence axis of mesh must lie within a process, which has {jax.local_device_count()}"
+            f" devices; got {sequence}.",
             argument="mesh",
         )
-    return jax.make_mesh((data, sequence), AXES, axis_types=(AxisType.Auto,) * 2)
+    return mesh
 
 
 def check_mesh(mesh: jax.sharding.Mesh, config: Config) -> None:

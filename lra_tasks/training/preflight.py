@@ -121,11 +121,11 @@ def open_run(
 
     # Data, and a trainer on the devices.
     with processes.together():
-        if dataset is None and first:
+        if dataset is None and processes.count() == 1:
             prepare_drawn(config, data_dir, progress)
-    with processes.together():
         progress.show(f"{label}: checking the data")
         dataset = dataset or open_dataset(config.task, settings.variant, data_dir)
+        _check_dataset(config, dataset)
         splits, origin = dataset.for_run(settings), dataset.origin
         if first:
             check_data(run_dir, origin)
@@ -140,7 +140,7 @@ def open_run(
             seed=config.seed,
             rows=trainer.rows,
         )
-    _check_alike(config, origin)
+    _check_alike(config, origin, trainer.mesh)
 
     # Compiled steps, which report the memory that they need.
     progress.show(f"{label}: compiling")
@@ -218,10 +218,24 @@ def _check_joined() -> None:
         )
 
 
-def _check_alike(config: Config, origin: Mapping[str, Any]) -> None:
-    """Refuses a process with another configuration or other examples than process 0."""
-    (first_config, first_identity), *others = processes.gather([to_json(config), origin["identity"]])
-    for number, (other_config, other_identity) in enumerate(others, 1):
+def _check_dataset(config: Config, dataset: Dataset) -> None:
+    """Refuses an open dataset of another task or variant than the run's."""
+    expected, got = (config.task, config.settings.variant), (dataset.task.key, dataset.variant)
+    if got != expected:
+        raise UsageError(f"dataset must be that of {'/'.join(expected)}; got {'/'.join(got)}.")
+
+
+def _check_alike(config: Config, origin: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
+    """Refuses a process with another configuration, mesh or other examples than process 0."""
+    own = [to_json(config), origin["identity"], dict(mesh.shape)]
+    (first_config, first_identity, first_mesh), *others = processes.gather(own)
+    for number, (other_config, other_identity, other_mesh) in enumerate(others, 1):
+        if other_mesh != first_mesh:
+            raise UsageError(
+                f"mesh must be equal in all processes; got {first_mesh} in process 0 and {other_mesh} in"
+                f" process {number}.",
+                argument="mesh",
+            )
         changed = differences(from_json(first_config), from_json(other_config))
         if changed:
             raise UsageError(

@@ -39,6 +39,7 @@ class Trainer:
       mesh: Sizes of the mesh's axes, as in `lra_tasks.training.mesh.make_mesh`; None shares the batch.
 
     Attributes:
+      mesh: Mesh of all devices.
       rows: Rows of every batch for the devices of this process, ascending; with one process, all rows.
 
     Raises:
@@ -47,16 +48,16 @@ class Trainer:
     """
 
     def __init__(self, config: Config, task: Task, mesh: Mapping[str, int] | str | None = None) -> None:
-        devices = make_mesh(mesh)
-        check_mesh(devices, config)
+        self.mesh = make_mesh(mesh)
+        check_mesh(self.mesh, config)
         self._config = config
         self._settings = config.settings
         self._task = task
         self._params_key, self._dropout_key = jax.random.split(jax.random.key(config.seed))
-        self._replicated = NamedSharding(devices, PartitionSpec())
-        self._by_row = NamedSharding(devices, PartitionSpec("data"))
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._by_row = NamedSharding(self.mesh, PartitionSpec("data"))
         inputs = ("data", "sequence") if task.num_inputs == 1 else ("data", None, "sequence")
-        self._by_token = NamedSharding(devices, PartitionSpec(*inputs))
+        self._by_token = NamedSharding(self.mesh, PartitionSpec(*inputs))
         size = self._settings.batch_size
         shares = self._by_row.addressable_devices_indices_map((size,)).values()
         self.rows = np.unique([np.arange(size)[share] for share in shares])

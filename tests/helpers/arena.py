@@ -1,7 +1,9 @@
 """Helpers for tests of the arena: a small run, processes that receive signals, and the files of a run."""
 
+import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import re
@@ -14,11 +16,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from lra_tasks import Config, preset, train
-from lra_tasks.config import to_json
+from lra_tasks.config import from_json, to_json
 from lra_tasks.data.prepare import prepare
+from lra_tasks.model.padding import reads_padding
 from lra_tasks.progress import Silent
+from lra_tasks.training import preflight
+from lra_tasks.training.step import Trainer
 
 # Validations, saves and rows fall on different steps; dropout reveals a key that is not restored.
 SMOKE = preset("listops", "smoke")
@@ -68,6 +74,43 @@ class Hook(Silent):
         self._hook(message, done, total)
 
 
+class SharedTrainer(Trainer):
+    """A trainer that compiles its training step and its initialization once."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._compiled, self._started = None, None
+
+    def init(self):
+        if self._started is None:
+            self._started = jax.device_get(super().init())
+        return jax.device_put(self._started, self._replicated)
+
+    def compile_training(self, state):
+        if self._compiled is None:
+            self._compiled = super().compile_training(state)
+        return self._compiled
+
+
+@contextlib.contextmanager
+def sharing_trainers():
+    """Lets `lra_tasks.train` take one trainer for all runs of a configuration, in this process."""
+    trainers = {}
+
+    def shared_trainer(config, task, mesh=None):
+        same = to_json(change(config, eval_every=1, eval_examples=1, save_every=1, log_every=1))
+        key = same, task.key, task.num_classes, str(mesh)
+        if key not in trainers:
+            trainers[key] = SharedTrainer(config, task, mesh)
+        return trainers[key]
+
+    padding = functools.cache(lambda text: reads_padding(from_json(text)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "Trainer", shared_trainer)
+        patch.setattr(preflight, "reads_padding", lambda config: padding(to_json(config)))
+        yield
+
+
 def make_data(folder):
     prepare("listops", folder, variant="smoke")
 
@@ -106,7 +149,7 @@ def lra(*arguments, env=None, cwd=None, timeout=120):
 def environment(devices=4):
     """Returns the environment of a process that imports the same packages as this one."""
     paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
     return os.environ | {"PYTHONPATH": paths, "XLA_FLAGS": flags, "COLUMNS": "100"}
 
 

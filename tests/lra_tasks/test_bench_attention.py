@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import arena, oracle
-from lra_tasks.cli.tables import print_table
 from matplotlib.figure import Figure
 
 from experiments import attention_cost
@@ -27,6 +26,7 @@ from lra_tasks.bench.plot import draw, plot
 from lra_tasks.bench.settings import AttentionSettings, Settings, TrainSettings
 from lra_tasks.bench.train import bench_train
 from lra_tasks.cli.bench import print_attention, print_train
+from lra_tasks.cli.console import print_table
 from lra_tasks.errors import UsageError
 from lra_tasks.progress import Silent
 from lra_tasks.training.memory import memory_bytes

@@ -115,6 +115,16 @@ def test_sizes_of_the_model_are_positive(name, value):
     assert caught.value.argument == f"model.{name}"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"protocol": "heldout"}, {"model": {"pooling": "max"}}, {"optimizer": {"schedule": "linear"}}],
+    ids=str,
+)
+def test_choices_are_checked(options):
+    with pytest.raises(UsageError, match="must be one of"):
+        change(CONFIG, **options)
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 3.0])
 def test_a_dropout_rate_out_of_range_is_refused(rate):
     with pytest.raises(UsageError, match=rf"model.dropout_rate must be .*got {rate}"):

@@ -40,7 +40,9 @@ def test_text_that_is_not_a_mesh_is_refused(text):
         parse_mesh(text)
 
 
-@pytest.mark.parametrize("sizes", ["data=2,sequence=3", "data=8", {"model": 4}, {"data": 2}, "sequence=3"])
+@pytest.mark.parametrize(
+    "sizes", ["data=2,sequence=3", "data=8", {"model": 4}, {"data": 2}, {"sequence": 0}, "sequence=3"]
+)
 def test_sizes_that_do_not_match_the_devices_are_refused(sizes):
     with pytest.raises(UsageError, match="product of their sizes must be the number of devices, 4;"):
         make_mesh(sizes)

@@ -12,7 +12,7 @@ from helpers import arena
 
 from lra_tasks import UsageError, compare, restore, train
 from lra_tasks.data.batches import evaluation_batches
-from lra_tasks.data.dataset import load
+from lra_tasks.data.dataset import load, open_dataset
 from lra_tasks.model.mixers import MixerSpec, get_mixer
 from lra_tasks.tasks import TASKS, get_task
 from lra_tasks.training.step import Trainer
@@ -146,6 +146,14 @@ def test_a_task_outside_the_package_runs(smoke_data, tmp_path):
     summary = train(config, tmp_path / "run", data_dir=smoke_data)
     assert summary["title"] == "mine/smoke"
     assert restore(tmp_path / "run")[2] == task
+
+
+def test_an_open_dataset_of_another_task_or_variant_is_refused(smoke_data, tmp_path):
+    dataset = open_dataset("listops", "smoke", smoke_data)
+    other = arena.change(variant="default")
+    with pytest.raises(UsageError, match=r"dataset must be that of listops/default; got listops/smoke"):
+        train(other, tmp_path / "run", dataset=dataset)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("user_modules")

@@ -320,7 +320,7 @@ def test_tensorflow_is_not_imported(acl_folder, tmp_path):
         from lra_tasks.data.batches import training_batches
         from lra_tasks.data.dataset import load
         from lra_tasks.data.prepare import prepare
-        from lra_tasks.tasks.retrieval import TASK
+        from lra_tasks.tasks.retrieval.task import TASK
         assert not {"numpy", "jax", "tensorflow_datasets"} & set(sys.modules) - {"numpy"}
         prepare(TASK, sys.argv[1], variant="smoke", manual_dir=sys.argv[2])
         source = load(TASK, "test", sys.argv[1], variant="smoke")
@@ -593,7 +593,7 @@ def make_config(mixer="hrr", **model):
     return Config(settings=settings, task="retrieval", mixer=mixer)
 
 
-def build(**model):
+def build(num_inputs=2, **model):
     config = make_config(**model)
     return Classifier(
         config.settings.model,
@@ -601,7 +601,7 @@ def build(**model):
         length=T,
         vocab_size=257,
         num_classes=2,
-        num_inputs=2,
+        num_inputs=num_inputs,
         rngs=nnx.Rngs(0),
     )
 
@@ -666,9 +666,7 @@ def test_pairs_of_a_batch_are_independent():
 def test_number_of_parameters():
     def count(num_inputs):
         def make():
-            return Classifier(
-                make_config(), vocab_size=257, num_classes=2, num_inputs=num_inputs, rngs=nnx.Rngs(0)
-            )
+            return build(num_inputs)
 
         return num_parameters(nnx.state(nnx.eval_shape(make), nnx.Param))
 

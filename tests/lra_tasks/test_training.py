@@ -235,6 +235,7 @@ def test_state_is_donated_and_nothing_is_gathered(compiled_trainer):
         assert operation not in text
 
 
+@pytest.mark.usefixtures("own_trainers")
 def test_everything_compiles_once(smoke_data, tmp_path, monkeypatch):
     traced = []
     for name in ("_train_step", "_eval_step"):
@@ -697,6 +698,7 @@ def test_a_loss_that_is_not_finite_is_found_one_step_later(smoke_data, tmp_path,
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.usefixtures("own_trainers")
 def test_devices_compute_while_the_host_loads_and_fetches(smoke_data, tmp_path, monkeypatch):
     events = []
 

@@ -88,11 +88,6 @@ def expression(seed: int, index: int) -> tuple[bytes, int]:
             return tokens, evaluate(tokens)
 
 
-def expressions(seed: int, start: int, stop: int) -> list[tuple[bytes, int]]:
-    """Returns `expression(seed, i)` for i in start .. stop - 1."""
-    return [expression(seed, index) for index in range(start, stop)]
-
-
 def evaluate(tokens: Sequence[int]) -> int:
     """Returns the value of an expression, 0 .. 9.
 
