@@ -460,7 +460,7 @@ def test_the_command(copied):
     assert good.split()[:2] == [DATASETS["image"], "ok"]
     command = "- `lra prepare text --overwrite --manual-dir FOLDER --unofficial --variant smoke --data-dir"
     assert command in " ".join(result.stdout.split())
-    assert result.stderr.endswith(f"lra: 1 of 2 datasets are wrong: {DATASETS['text']}.\n")
+    assert result.stderr.endswith(f"lra: 1 of 2 datasets are damaged: {DATASETS['text']}.\n")
     assert arena.lra("check", "image", "--data-dir", root).returncode == 0
 
 
