@@ -1,21 +1,26 @@
-# The commands people type. Needs Python 3.11 or newer, pip and make; everything else goes into .venv.
+# The commands that people type. They need Python 3.11 or newer, pip and make; all else is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A folder with real data for `make arena`, archives as their makers publish them; without it, tiny stand-ins.
+# A folder of original archives for `make arena`; without it, tiny stand-ins.
 MANUAL ?=
-# What `make test-wheel` runs; all tests if empty.
+# Tests for `make test-wheel`; all tests if empty.
 TESTS ?=
+# The tests that tell most for their time: formulas, gradients, masks, settings, options, structure, language.
+TELLING := tests/hrrformer/test_oracle.py tests/hrrformer/test_attention.py tests/lra_tasks/test_config.py \
+	tests/lra_tasks/test_listops.py tests/lra_tasks/test_options.py tests/project/test_structure.py \
+	tests/project/test_prose.py tests/project/test_readme.py
 ARENA := data/$(if $(MANUAL),real,stand-ins)
-# pip is silent for long stretches when its output is no terminal: show that it is alive.
-ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still at it"; done ) & alive=$$!; trap "kill $$alive" EXIT;
+# pip prints nothing for minutes when its output is not a terminal: show that it is alive.
+ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still installing"; done ) & alive=$$!; trap "kill $$alive" EXIT;
 
-.PHONY: help compare arena test lint types readme docs notebooks dist check-wheel test-wheel clean
+.PHONY: help compare arena check test lint types readme docs notebooks dist check-wheel test-wheel clean
 
 help:
 	@echo "make compare   ListOps at 2,000 tokens: HRR attention, softmax attention, no mixing; a table and a picture"
 	@echo "make arena     all six tasks at smoke size; MANUAL=FOLDER takes real data instead of stand-ins"
-	@echo "make test      the whole test suite"
+	@echo "make check     lint, types, and the tests that tell most: two minutes"
+	@echo "make test      all tests: ten minutes on two cores"
 	@echo "make lint      ruff;   make types: pyright"
 	@echo "make readme    tables and pictures of the README and of docs, from experiments/results"
 	@echo "make docs      the documentation, in site/"
@@ -34,6 +39,9 @@ arena: $(VENV)/lra
 	@for task in listops text retrieval image pathfinder pathx; do \
 		$(BIN)/lra train $$task --preset smoke --data-dir $(ARENA) --run-dir runs/arena-$(notdir $(ARENA))/$$task || exit; \
 	done
+
+check: lint types
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q $(TELLING)
 
 test: $(VENV)/dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q
@@ -57,7 +65,7 @@ dist: $(VENV)/dev
 	@rm -rf dist
 	@$(BIN)/python -m build --no-isolation
 
-# Environments that hold the wheel and nothing else of ours; made anew every time, and kept for a look.
+# Environments with the wheel and nothing else of ours, made again every time and kept.
 check-wheel: dist
 	@echo "installing the wheel into $(VENV)-plain"
 	@$(BIN)/python -m venv --clear $(VENV)-plain
