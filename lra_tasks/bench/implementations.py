@@ -11,6 +11,7 @@ and its gradient with respect to all inputs: parameters and x, or query, key and
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -21,7 +22,9 @@ from jaxtyping import Array, Float
 from hrrformer import hrr_attention
 from hrrformer.attention import IMPLEMENTATIONS
 from lra_tasks.bench.settings import AttentionSettings
-from lra_tasks.errors import unknown_name
+from lra_tasks.config import parse_mixer
+from lra_tasks.errors import UsageError, unknown_name
+from lra_tasks.model.mixers import get_mixer
 
 Implementation: TypeAlias = Callable[[Array, Array, Array], Array]
 PASSES = ("forward", "both")
@@ -98,16 +101,27 @@ def default_names() -> tuple[str, ...]:
 
 
 def implementation(name: str) -> Implementation:
-    """Returns the implementation of that name.
+    """Returns the implementation of a name in `known()`, with options as for mixers: "hrr:rescale=True".
 
     Raises:
-      UsageError: The name is not in `known()`.
+      UsageError: If the name is not in `known()`, or it does not take the options.
     """
-    if name not in known():
-        raise unknown_name("implementation", name, known())
-    if name in OTHERS:
-        return OTHERS[name]
-    chosen: Any = name.removeprefix("hrr").removeprefix("-") or None
+    base, options = parse_mixer(name)
+    if base not in known():
+        raise unknown_name("implementation", base, known())
+    if options:
+        if base != "hrr":
+            raise UsageError(f"Only hrr has options, as in hrr:rescale=True; got '{name}'.")
+        get_mixer(name)  # refuses a wrong name or type
+        of_layers = set(options) - inspect.signature(hrr_attention).parameters.keys()
+        if of_layers:
+            raise UsageError(
+                f"{', '.join(sorted(of_layers))} belongs to the layer's parameters; got '{name}'."
+            )
+        return functools.partial(hrr_attention, **options)
+    if base in OTHERS:
+        return OTHERS[base]
+    chosen: Any = base.removeprefix("hrr").removeprefix("-") or None
     return functools.partial(hrr_attention, implementation=chosen)
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments import attention_cost
 from experiments.attention_cost import TARGETS, verdicts
+from hrrformer import hrr_attention
 from lra_tasks.bench import attention as bench
 from lra_tasks.bench import implementations, measure, roofline
 from lra_tasks.bench import train as steps
@@ -670,3 +671,24 @@ def test_own_processes_run_before_the_sweep(monkeypatch):
     with pytest.raises(RuntimeError, match="stopped"):
         attention_cost.main()
     assert order == ["step", "million", "sweep"]
+
+
+def test_hrr_takes_the_options_of_its_mixer():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 8, 2, 4))
+    rescaled = implementations.implementation("hrr:rescale=True,temperature=0.5")(q, k, v)
+    expected = hrr_attention(q, k, v, rescale=True, temperature=0.5)
+    np.testing.assert_array_equal(rescaled, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hrr:rescal=True", "Did you mean 'rescale'"),
+        ("hrr:rescale=1", "needs bool"),
+        ("hrr:use_bias=True", "use_bias belongs to the layer"),
+        ("softmax:rescale=True", "Only hrr has options"),
+    ],
+)
+def test_options_that_an_implementation_does_not_take_are_refused(name, message):
+    with pytest.raises(UsageError, match=message):
+        implementations.implementation(name)
