@@ -48,6 +48,21 @@ def preset_of(task: str, settings: Settings) -> str | None:
     return next((name for name in PRESETS if preset(task, name) == settings), None)
 
 
+def nearest_preset(task: str, settings: Settings) -> str:
+    """Returns the name of the task's preset from which the fewest settings differ.
+
+    >>> import dataclasses
+    >>> nearest_preset("listops", dataclasses.replace(preset("listops", "smoke"), num_steps=1000))
+    'smoke'
+    """
+    return min(PRESETS, key=lambda name: len(_changes(task, name, settings)))
+
+
+def _changes(task: str, name: str, settings: Settings) -> list[str]:
+    own = flat(preset(task, name))
+    return [f"{key}={value}" for key, value in flat(settings).items() if value != own[key]]
+
+
 def comparison_name(task: str, name: str, settings: Settings) -> str:
     """Returns a folder's name: the task, the preset, and the settings that differ from the preset.
 
@@ -59,6 +74,4 @@ def comparison_name(task: str, name: str, settings: Settings) -> str:
     >>> comparison_name("listops", "quick", dataclasses.replace(preset("listops", "quick"), num_steps=1000))
     'listops-quick-num_steps=1000'
     """
-    own = flat(preset(task, name))
-    changed = [f"{key}={value}" for key, value in flat(settings).items() if value != own[key]]
-    return folder_name("-".join([f"{task}-{name}", *changed]))
+    return folder_name("-".join([f"{task}-{name}", *_changes(task, name, settings)]))

@@ -22,7 +22,7 @@ from lra_tasks.cli.console import print_definitions, print_paragraphs, print_tex
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.config import read_config
 from lra_tasks.errors import UsageError, unknown_name
-from lra_tasks.presets import preset
+from lra_tasks.presets import nearest_preset, preset
 
 START = {
     "lra list": "show tasks, mixers and presets",
@@ -134,9 +134,13 @@ def _parse_run(kind: type[Any], prog: str, arguments: Sequence[str]) -> Any:
         if any(argument.partition("=")[0] == "--preset" for argument in arguments):
             raise UsageError("--from and --preset both choose the settings to start from; give one of them.")
         config = read_config(chosen.from_)
-        run = {"mixer": config.mixer_name, "seed": config.seed} if kind is COMMANDS["train"] else {}
-        task = tyro.MISSING if chosen.task else config.task
-        default = kind(settings=config.settings, task=task, **run)
+        run: dict[str, Any] = (
+            {"mixer": config.mixer_name, "seed": config.seed} if kind is COMMANDS["train"] else {}
+        )
+        task = chosen.task or config.task
+        run["preset"] = nearest_preset(task, config.settings)  # names the folder
+        positional = tyro.MISSING if chosen.task else task
+        default = kind(settings=config.settings, task=positional, **run)
     elif chosen.task or asked != list(arguments):
         settings = preset(chosen.task or "listops", chosen.preset)
         default = kind(settings=settings, task=tyro.MISSING, preset=chosen.preset)

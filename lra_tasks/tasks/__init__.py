@@ -40,5 +40,5 @@ def get_task(name: str) -> Task:
             " Its module must be importable: installed, in the current directory or on PYTHONPATH."
         ) from error
     if not isinstance(task, Task):
-        raise UsageError(f"The task '{name}' must be a lra_tasks.tasks.Task; got {task!r}.")
+        raise UsageError(f"The task '{name}' must be an instance of lra_tasks.tasks.Task; got {task!r}.")
     return dataclasses.replace(task, address=name)

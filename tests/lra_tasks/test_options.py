@@ -23,7 +23,7 @@ from flax import nnx
 
 class Mine(nnx.Module):
     def __init__(self, spec, *, rngs, state: int = 4, rate: float = 0.1, kind: Literal["sum", "mean"] = "sum",
-                 note: str | None = None):
+                 note: str | None = None, plain=1.0):
         if state < 1:
             raise ValueError(f"state must be positive; got {state}.")
         self.inner = nnx.Linear(spec.width, state, rngs=rngs)
@@ -71,9 +71,10 @@ def test_options_reach_the_layer():
         ("hrr:temperature=warm", r"needs float for its option 'temperature'; got 'warm'"),
         ("hrr:output=sum", r"needs Literal\['weighted', 'unbound'\] for its option 'output'; got 'sum'"),
         ("hrr:implementation=fast", r"Literal\['fft', .*\] \| None for its option 'implementation'"),
-        ("softmax:rescale=True", r"'softmax' has no option 'rescale'\. Its options are: none"),
+        ("softmax:rescale=True", r"'softmax' has no option 'rescale'\. It takes no options"),
         ("none:rescale=True", r"'none' has no options; got rescale"),
         ("mixers_with_options:Mine:state=True", r"'mixers_with_options:Mine' needs int .* got True"),
+        ("mixers_with_options:Mine:plain=abc", r"needs float for its option 'plain'; got 'abc'"),
         ("mixers_with_options:Mine:size=3", r"has no option 'size'.*state: int = 4, rate: float = 0.1"),
         ("mixers_with_options:Mine:rngs=3", r"has no option 'rngs'"),
         ("mixers_with_options:Mine:spec=3", r"has no option 'spec'"),
@@ -160,7 +161,7 @@ def test_an_open_dataset_of_another_task_or_variant_is_refused(smoke_data, tmp_p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tasks_of_a_user:NUMBER", "must be a lra_tasks.tasks.Task; got 3"),
+        ("tasks_of_a_user:NUMBER", "must be an instance of lra_tasks.tasks.Task; got 3"),
         ("tasks_of_a_user:TUSK", "cannot be imported: .*TUSK"),
         ("no_such_module:TASK", "cannot be imported: No module named 'no_such_module'"),
         (":TASK", "cannot be imported"),

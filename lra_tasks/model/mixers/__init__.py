@@ -159,7 +159,7 @@ def _options(mixer: type[Any]) -> dict[str, inspect.Parameter]:
 
 
 def _signature(mixer: type[Any]) -> str:
-    return ", ".join(_plain(parameter) for parameter in _options(mixer).values()) or "none"
+    return ", ".join(_plain(parameter) for parameter in _options(mixer).values())
 
 
 def _plain(annotated: Any) -> str:
@@ -175,11 +175,17 @@ def _check_options(name: str, mixer: type[Any], options: Mapping[str, Any]) -> N
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
             wrong = f"has no option '{option}'." + (f" Did you mean '{near[0]}'?" if near else "")
-        elif not _fits(value, hints.get(option, Any)):
-            wrong = f"needs {_shown(hints[option])} for its option '{option}'; got {value!r}."
+        elif not _fits(value, hint := hints.get(option, _type_of(known[option].default))):
+            wrong = f"needs {_shown(hint)} for its option '{option}'; got {value!r}."
         else:
             continue
-        raise UsageError(f"The mixer '{name}' {wrong} Its options are: {_signature(mixer)}.")
+        options_of = f"Its options are: {_signature(mixer)}." if known else "It takes no options."
+        raise UsageError(f"The mixer '{name}' {wrong} {options_of}")
+
+
+def _type_of(default: Any) -> Any:
+    """The type that an option without an annotation has by its default."""
+    return type(default) if isinstance(default, bool | int | float | str) else Any
 
 
 def _fits(value: Any, hint: Any) -> bool:
