@@ -1,9 +1,9 @@
 """The tasks by name: one folder per task, one line here."""
 
 import dataclasses
-import importlib
 
 from lra_tasks.errors import UsageError, unknown_name
+from lra_tasks.plugins import import_object
 from lra_tasks.task import SPLITS, Examples, Task
 from lra_tasks.tasks.byte_files.task import TASK as BYTES
 from lra_tasks.tasks.image.task import TASK as IMAGE
@@ -29,16 +29,9 @@ def get_task(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise unknown_name("task", name, [*TASKS, "package.module:TASK"])
-    try:
-        task = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:
-        raise UsageError(
-            f"The task '{name}' cannot be imported: {error}. Name a task of your own package.module:TASK."
-            " Its module must be importable: installed, in the current directory or on PYTHONPATH."
-        ) from error
+    task = import_object("task", name)
     if not isinstance(task, Task):
         raise UsageError(f"The task '{name}' must be an instance of lra_tasks.tasks.Task; got {task!r}.")
     return dataclasses.replace(task, address=name)

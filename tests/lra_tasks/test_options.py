@@ -44,6 +44,8 @@ def user_modules(tmp_path, monkeypatch):
         "TASK = dataclasses.replace(TASKS['listops'], name='mine', presets={})\n"
         "NUMBER = 3\n"
     )
+    (tmp_path / "invalid_syntax.py").write_text("TASK =\n")
+    (tmp_path / "needs_another_module.py").write_text("TASK = None\nimport another\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -163,8 +165,10 @@ def test_an_open_dataset_of_another_task_or_variant_is_refused(smoke_data, tmp_p
     [
         ("tasks_of_a_user:NUMBER", "must be an instance of lra_tasks.tasks.Task; got 3"),
         ("tasks_of_a_user:TUSK", "cannot be imported: .*TUSK"),
-        ("no_such_module:TASK", "cannot be imported: No module named 'no_such_module'"),
-        (":TASK", "cannot be imported"),
+        ("no_such_module:TASK", "No module named 'no_such_module'. .*PYTHONPATH"),
+        ("needs_another_module:TASK", r"ModuleNotFoundError: No module named 'another' \(.*, line 2\)"),
+        ("invalid_syntax:TASK", r"SyntaxError: .*invalid_syntax.py, line 1\)"),
+        (":TASK", "the form is package.module:NAME"),
         ("listop", "Did you mean 'listops'.*package.module:TASK"),
     ],
 )

@@ -21,7 +21,7 @@ LAYERS = {
     ],
     "lra_tasks": [
         ["errors"],
-        ["files", "config", "progress"],
+        ["files", "config", "plugins", "progress"],
         ["task"],
         ["sources"],
         ["tasks"],

@@ -20,7 +20,6 @@ devices can share the sequence: `lra train --mesh sequence=2`.
 import dataclasses
 import difflib
 import functools
-import importlib
 import inspect
 import re
 import types
@@ -30,6 +29,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from lra_tasks.config import parse_mixer
 from lra_tasks.errors import UsageError, unknown_name
+from lra_tasks.plugins import import_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +127,7 @@ def mixer_class(name: str) -> type[Mixer] | None:
     path = MIXERS[name].path if name in MIXERS else name
     if path is None:
         return None
-    module_name, _, class_name = path.partition(":")
-    try:
-        if module_name.startswith("."):
-            raise ImportError("the module's name must be absolute")
-        mixer = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"The mixer '{name}' cannot be imported: {error}. Name your own mixer package.module:Class. Its"
-            " module must be importable: installed, in the current directory or on PYTHONPATH."
-        ) from error
+    mixer = import_object("mixer", path)
     if not isinstance(mixer, type):
         raise UsageError(f"The mixer '{name}' must be a class, see lra_tasks.model.mixers; got {mixer!r}.")
     _check_calls(name, mixer)
