@@ -80,7 +80,8 @@ def on_one_device(variant, implementation):
 
 def assert_same(found, expected):
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert error(x, y) < 5e-5  # the exact inverse of short vectors is ill-conditioned
+        # The exact inverse of short vectors is ill-conditioned, and the order of an all-reduce varies.
+        assert error(x, y) < 5e-4
 
 
 def compiled(variant, implementation, spec, length=T):
