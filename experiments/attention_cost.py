@@ -86,11 +86,12 @@ def verdicts(rows: Sequence[dict[str, Any]], apart: Sequence[dict[str, Any]]) ->
             == ("hrr", target.level, target.direction)
             and row["length"] >= target.least
         ]
-        measured = max(values) if values and None not in values else None
+        known = [value for value in values if value is not None]
+        measured = max(known) if known and len(known) == len(values) else None
         met = measured is not None and measured <= target.bound
         found.append({"target": target.name, "bound": target.bound, "measured": measured, "met": met})
-    peaks = [row["peak_rss_bytes"] if row["seconds"] is not None else None for row in apart]
-    peak = max(peaks) if peaks and None not in peaks else None
+    finished = [row["peak_rss_bytes"] for row in apart if row["seconds"] is not None]
+    peak = max(finished) if finished and len(finished) == len(apart) else None
     found.append(
         {
             "target": "peak memory at T = 1M, D = 64, GiB",

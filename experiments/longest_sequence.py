@@ -22,6 +22,7 @@ import tyro
 from lra_tasks import Progress
 from lra_tasks.bench.attention import longest_length
 from lra_tasks.bench.settings import AttentionSettings
+from lra_tasks.cli.console import print_table
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.files import write_json
 from lra_tasks.training.metrics import environment

@@ -38,6 +38,7 @@ import tyro
 
 from hrrformer import hrr_attention, passes
 from hrrformer.experimental.pallas import FusedPasses
+from hrrformer.variant import Implementation, Variant
 from lra_tasks import Progress
 from lra_tasks.cli.console import print_table
 from lra_tasks.cli.exit_codes import exit_codes
@@ -55,6 +56,7 @@ def seconds(function: Callable[..., Any], *arguments: Any, tiny: bool) -> float:
 
     def run(calls: int) -> float:
         start = time.perf_counter()
+        result = None
         for _ in range(calls):
             result = compiled(*arguments)
         jax.block_until_ready(result)
@@ -65,7 +67,9 @@ def seconds(function: Callable[..., Any], *arguments: Any, tiny: bool) -> float:
     return statistics.median(run(calls) for _ in range(1 if tiny else 7))
 
 
-def gradient(implementation: str, precision: str | None, *inputs: jax.Array) -> tuple[jax.Array, ...]:
+def gradient(
+    implementation: Implementation, precision: str | None, *inputs: jax.Array
+) -> tuple[jax.Array, ...]:
     """Returns the output of attention and its gradients along a cotangent, the last of `inputs`."""
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -94,10 +98,10 @@ def measure(size: int, dtype: str, tiny: bool, progress: Progress) -> dict[str, 
         "all": 16 * unit + 2 * single,
     }
     dv = jnp.zeros(q.shape, jnp.float32)
-    options = passes.Options("matmul", "approximate", False, "weighted", None, None)
-    kinds = {
-        "pallas": FusedPasses(options._replace(implementation="pallas"), q.shape, q.dtype, None),
-        "matmul": passes.Passes(options, q.shape, q.dtype, None),
+    variant = Variant(implementation="matmul")
+    kinds: dict[Implementation, passes.Passes] = {
+        "pallas": FusedPasses(variant._replace(implementation="pallas"), q.shape, q.dtype, None),
+        "matmul": passes.Passes(variant, q.shape, q.dtype, None),
     }
     times: dict[str, dict[str, float]] = {name: {} for name in moved}
     for kind, run in kinds.items():

@@ -9,6 +9,7 @@ import jax
 import tyro
 
 from lra_tasks import Config, Progress, Settings, compare
+from lra_tasks.cli.console import print_report, print_table
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.errors import unknown_name
 from lra_tasks.files import write_json

@@ -18,6 +18,7 @@ from helpers import arena
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from experiments import race
 from lra_tasks import Report, UsageError, compare, preset, report
 from lra_tasks.config import from_json, to_json
 from lra_tasks.data.dataset import load
@@ -355,3 +356,19 @@ def test_a_wrong_last_mixer_is_refused_before_anything_trains(mixers, smoke_data
     with pytest.raises(UsageError, match=r"'nome'. Did you mean 'none'|'no.such:Mixer'|at least one mixer"):
         compare("listops", mixers, arena.SMOKE, tmp_path / "race", data_dir=smoke_data)
     assert not (tmp_path / "race").exists()
+
+
+def test_an_experiment_prints_and_records_its_race(smoke_data, tmp_path, monkeypatch, capsys):
+    settings = dataclasses.replace(arena.CONFIG.settings, num_steps=2)
+    races = {"tiny": race.Race(settings, mixers=("hrr", "none"), lengths=(64, 128))}
+    monkeypatch.setattr(race, "RESULTS", tmp_path)
+    folders = ("--data-dir", str(smoke_data), "--out-dir", str(tmp_path / "run"))
+    monkeypatch.setattr("sys.argv", ["listops_race", "tiny", *folders, "--record"])
+    race.main("listops", races)
+    printed = capsys.readouterr().out
+    assert "Temporary memory" in printed
+    assert "Recorded in" in printed
+    recorded = json.loads((tmp_path / "listops_race-tiny.json").read_text())
+    assert [row["mixer"] for row in recorded["report"]["rows"]] == ["hrr", "none"]
+    assert recorded["temp_bytes"]["hrr"]["64"] < recorded["temp_bytes"]["hrr"]["128"]
+    assert (tmp_path / "listops_race-tiny.png").exists()
