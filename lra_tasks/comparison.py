@@ -52,7 +52,7 @@ def compare(
       Report of the comparison; its files are in `run_dir`, see `lra_tasks.report`.
 
     Raises:
-      UsageError: If there is no mixer or seed, if several processes are joined, and as `lra_tasks.train`.
+      UsageError: If `mixers` or `seeds` is empty, if several processes are joined, and as `lra_tasks.train`.
       Interrupted: As `lra_tasks.train`.
     """
     progress = progress or Silent()

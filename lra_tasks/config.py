@@ -296,7 +296,7 @@ def read_config(path: Path) -> Config:
     """Reads the configuration in a file, or of the run in a folder.
 
     Raises:
-      UsageError: If there is no configuration, or it cannot be read.
+      UsageError: If the configuration is missing or cannot be read.
     """
     file = path / "config.json" if path.is_dir() or path.suffix != ".json" else path
     if not file.is_file():

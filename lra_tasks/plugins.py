@@ -15,7 +15,7 @@ def import_object(kind: str, address: str) -> Any:
       address: Module and name, with a colon between them.
 
     Raises:
-      UsageError: If there is no such module, if its code fails, or if it has no such name. The message tells
+      UsageError: If the module is missing, if its code fails, or if it lacks the name. The message tells
         these apart.
     """
     module_name, _, name = address.partition(":")

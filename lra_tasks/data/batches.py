@@ -83,7 +83,7 @@ def training_batches(
 
     _check_positive(length=length, batch_size=batch_size, num_threads=num_threads, prefetch=prefetch)
     if not len(source):
-        raise UsageError("There is no example to train on.")
+        raise UsageError("The source has no examples to train on.")
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed must be between 0 and {2**32 - 1}; got {seed}.")
     # Batches of indices are cheap to shuffle and to skip; only the last step reads examples.

@@ -25,11 +25,12 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     int64. Records keep the order in which they are drawn or read. Nothing is shuffled here, so a builder
     has to ensure that the beginning of a split is like the rest of it.
 
-    A subclass sets `name`, `VERSION`, `BUILDER_CONFIGS` and `task`, and defines `drawn` or `read`. Every
+    A subclass sets `name`, `VERSION`, `BUILDER_CONFIGS` and `task`, and defines `draw` or `read`. Every
     config has `num_examples`: split → count, or None where only reading shows the count.
 
     Attributes:
       task: The task of these data.
+      origin: Function that draws the examples; the metadata of drawn data name it.
       shard_examples: Examples per file. Some 100 MB are kept in memory while one is written.
       may_repeat: Splits that may contain equal examples: "train" within that split, "train/test" across
         the two. All other repeats are refused.
@@ -41,6 +42,7 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """
 
     task: ClassVar[Task]
+    origin: ClassVar[str] = ""
     shard_examples: int = 25_000
     may_repeat: frozenset[str] = frozenset()
     balanced: bool = False
@@ -58,13 +60,27 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def is_drawn(cls, name: str) -> bool:
         """Whether the config called `name` is drawn from a seed, and not read from files."""
         return (
-            cls.drawn is not ArenaBuilder.drawn
+            cls.draw is not ArenaBuilder.draw
             and getattr(cls.config_named(name), "num_examples", None) is not None
         )
 
+    def draw(self, numbers: range) -> Iterable[Example]:
+        """Yields the examples with these numbers, drawn from the config's seed."""
+        raise NotImplementedError
+
     def drawn(self) -> Splits | None:
         """Returns the splits, drawn from a seed while they are iterated; None if the config reads files."""
-        return None
+        config: Any = self.builder_config
+        if not self.is_drawn(config.name):
+            return None
+        metadata: Any = self.info.metadata
+        metadata.update(origin=self.origin, seed=config.seed)
+        splits, start = {}, 0
+        for split in SPLITS:
+            count = config.num_examples[split]
+            splits[split] = count, self.draw(range(start, start + count))
+            start += count
+        return splits
 
     def read(self) -> Splits:
         """Returns the splits, read from files.

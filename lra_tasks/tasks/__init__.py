@@ -22,7 +22,7 @@ def get_task(name: str) -> Task:
     """Returns the task of a name in `TASKS`, or a task of the user's own, `package.module:TASK`.
 
     Raises:
-      UsageError: If there is no such task; the message lists the known names.
+      UsageError: If the task is unknown; the message lists the known names.
 
     >>> get_task("listops").num_classes
     10

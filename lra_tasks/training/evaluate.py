@@ -79,7 +79,7 @@ def evaluate(
       `accuracy` in percent, `loss`, `num_examples`, and the `step` of the parameters.
 
     Raises:
-      UsageError: If there is no run or no checkpoint, if the data are not those of the run, if the length
+      UsageError: If the run or its checkpoint is missing, if the data are not those of the run, if the length
         exceeds the model's positions, or if several processes are joined.
     """
     if processes.count() > 1:
@@ -113,12 +113,12 @@ def restore(run_dir: str | os.PathLike[str]) -> tuple[Classifier, Config, Task]:
       run_dir: Folder of a run that has at least one validated checkpoint.
 
     Raises:
-      UsageError: If there is no run or no validated checkpoint, or the checkpoint cannot be read.
+      UsageError: If the run or its validated checkpoint is missing, or the checkpoint cannot be read.
     """
     run_dir = Path(run_dir)
     config = read_config(run_dir)
     task, origin = get_task(config.task), run_dir / "data.json"
-    if not task.num_classes and origin.is_file():  # without it there is no checkpoint either
+    if not task.num_classes and origin.is_file():  # without it the checkpoint is missing too
         task = dataclasses.replace(task, num_classes=len(json.loads(origin.read_text())["classes"]))
     devices = jax.device_count()
     settings = dataclasses.replace(config.settings, batch_size=devices)  # the model does not depend on it

@@ -5,7 +5,7 @@ multiple layers of features from tiny images"): 32 × 32 pixels in raster order,
 without augmentation. The arena validates on the last tenth of the training split; this project validates on a
 tenth of every class, see `lra_tasks.sources.carving.carve`.
 
-Token ids are the gray values 0 .. 255. There is no padding: 0 is a black pixel, which the arena masks.
+Token ids are the gray values 0 .. 255. Nothing is padded: 0 is a black pixel, which the arena masks.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,8 +10,7 @@ import tensorflow_datasets as tfds
 
 from lra_tasks.errors import MissingData, UsageError
 from lra_tasks.sources import archives
-from lra_tasks.sources.builder import ArenaBuilder, Splits
-from lra_tasks.task import SPLITS
+from lra_tasks.sources.builder import ArenaBuilder, Example, Splits
 from lra_tasks.tasks.listops import grammar, release
 from lra_tasks.tasks.listops import task as listops
 
@@ -55,21 +55,12 @@ class ListOps(ArenaBuilder, skip_registration=True):
         ListOpsConfig(name="release", description="The arena's own files, read and checked."),
     ]
     task = listops.TASK
+    origin = "lra_tasks.tasks.listops.grammar.expression"
     shard_examples = 100_000
 
-    def drawn(self) -> Splits | None:
+    def draw(self, numbers: range) -> Iterable[Example]:
         config: Any = self.builder_config
-        if config.num_examples is None:
-            return None
-        metadata: Any = self.info.metadata
-        metadata.update(origin="lra_tasks.tasks.listops.grammar.expression", seed=config.seed)
-        splits, start = {}, 0
-        for split in SPLITS:
-            count = config.num_examples[split]
-            numbers = range(start, start + count)
-            splits[split] = count, map(functools.partial(grammar.expression, config.seed), numbers)
-            start += count
-        return splits
+        return map(functools.partial(grammar.expression, config.seed), numbers)
 
     def read(self) -> Splits:
         if self.manual_dir is None:

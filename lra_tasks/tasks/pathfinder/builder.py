@@ -80,6 +80,7 @@ class Pathfinder(ArenaBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = list(_configs())
     task = pathfinder.PATHFINDER
+    origin = "lra_tasks.tasks.pathfinder.drawing.images"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -90,29 +91,16 @@ class Pathfinder(ArenaBuilder, skip_registration=True):
         if config.num_examples is None:  # published as they are
             self.may_repeat = frozenset(ALL_REPEATS)
 
-    def drawn(self) -> Splits | None:
-        config: Any = self.builder_config
-        if config.num_examples is None:
-            return None
-        metadata: Any = self.info.metadata
-        metadata.update(origin="lra_tasks.tasks.pathfinder.drawing.images", seed=config.seed)
-        splits, start = {}, 0
-        for split in SPLITS:
-            count = config.num_examples[split]
-            splits[split] = count, self._drawn(range(start, start + count))
-            start += count
-        return splits
-
-    def _drawn(self, numbers: range) -> Iterator[Example]:
+    def draw(self, numbers: range) -> Iterator[Example]:
         from lra_tasks.tasks.pathfinder import drawing
 
         config: Any = self.builder_config
 
-        def draw(some: range) -> dict[str, Any]:
+        def pictures_of(some: range) -> dict[str, Any]:
             kind = (config.size, config.contour_length, config.seed)
             return drawing.images(*kind, some.start, some.stop)
 
-        for pictures in in_threads(draw, self._portions(numbers)):
+        for pictures in in_threads(pictures_of, self._portions(numbers)):
             yield from zip(pictures["tokens"], pictures["label"].tolist(), strict=True)
 
     def read(self) -> Splits:

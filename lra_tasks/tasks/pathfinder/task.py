@@ -5,7 +5,7 @@ The tasks of the Long Range Arena (Tay et al. 2021, arXiv 2011.04006) after Lins
 one snake of paddles. Pathfinder has 32 × 32 pixels and Path-X 128 × 128, both with snakes of 14 paddles.
 `drawing.py` draws the pictures; `release.py` reads those of the arena's release.
 
-Token ids are the gray values 0 .. 255. There is no padding: 0 is a black pixel.
+Token ids are the gray values 0 .. 255. Nothing is padded: 0 is a black pixel.
 """
 
 from collections.abc import Sequence
