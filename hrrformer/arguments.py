@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple, TypeAlias, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -33,10 +34,19 @@ class Given(NamedTuple):
 
 
 def check(
-    variant: Variant, query: Array, key: Array, value: Array, mask: Mask | None, temperature: float | Array
+    variant: Variant,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Mask | None,
+    temperature: float | Array,
+    *,
+    is_causal: bool,
 ) -> Given:
     """Returns the arrays of a call as `Given`, or raises the errors that `hrr_attention` lists."""
     _check_inputs(query, key, value)
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        _check_sharding(name, x, is_causal)
     if variant.inverse not in INVERSES:
         raise ValueError(f"inverse must be one of {INVERSES}; got {variant.inverse!r}.")
     if variant.output not in OUTPUTS:
@@ -90,6 +100,18 @@ def _check_inputs(query: Array, key: Array, value: Array) -> None:
                     " retrieves, so queries cannot come from a sequence of another length (cross-attention)."
                 )
             raise ValueError(f"{name} must have the shape of query, {query.shape}; got {x.shape}.{reason}")
+
+
+def _check_sharding(name: str, x: Array, is_causal: bool) -> None:
+    """Raises ValueError if the type of an array, on an explicit mesh, shards an axis that must be whole."""
+    spec = jax.typeof(x).sharding.spec
+    for axis, shown in ((-1, "features"), (-3, "tokens of causal attention")):
+        if spec[axis] is not None and (axis == -1 or is_causal):
+            whole = tuple(None if i == x.ndim + axis else s for i, s in enumerate(spec))
+            raise ValueError(
+                f"{name} must have the {shown}, axis {axis}, whole on every device; got sharding {spec}."
+                f" Shard another axis, or gather it: jax.sharding.reshard({name}, PartitionSpec{whole})."
+            )
 
 
 def _broadcasts(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

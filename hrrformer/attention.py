@@ -212,7 +212,7 @@ def attend(
     is_causal: bool,
 ) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"]]:
     """Computes the output and the weights of `hrr_attention`."""
-    given = check(variant, query, key, value, mask, temperature)
+    given = check(variant, query, key, value, mask, temperature, is_causal=is_causal)
     if is_causal and variant.axis_name is not None:
         raise ValueError(
             f"axis_name must be None with is_causal=True; got {variant.axis_name!r}. The past of a token"
@@ -247,7 +247,7 @@ def attend_step(
     temperature: float | Float[Array, "..."],
 ) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"], CausalState]:
     """Computes the results of `hrr_attention_step`."""
-    given = check(variant, query, key, value, mask, temperature)
+    given = check(variant, query, key, value, mask, temperature, is_causal=True)
     check_state(state, given.query)
     implementation = spectral.resolve_implementation(variant.implementation, query.shape[-1])
     out, weights, after = causal.attend(variant._replace(implementation=implementation), state, *given)

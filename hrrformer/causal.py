@@ -17,7 +17,6 @@ from hrrformer import passes, spectral
 from hrrformer.variant import Variant
 
 BLOCK = 128  # tokens with memories in the working set at once
-NEVER = -2.0  # below every cosine: a finite -∞ for maxima
 
 
 class CausalState(NamedTuple):
@@ -73,8 +72,7 @@ def attend(
     *batch, length, _, _ = query.shape
     state = _before_first(query) if state is None else state
     valid = jnp.broadcast_to(jnp.asarray(True) if valid is None else valid, (*batch, length))
-    scores, unbound, memory = _scores(variant, state.memory, query, key, value, valid)
-    weights, log_normalizer = _softmax(scores, valid[..., None, :], temperature, state)
+    weights, unbound, memory, log_normalizer = _blocks(variant, state, query, key, value, valid, temperature)
     counts = jnp.expand_dims(state.num_tokens, -1) + jnp.cumsum(valid, axis=-1, dtype=jnp.int32)
     if variant.rescale:
         weights = weights * counts[..., None, :].astype(weights.dtype)
@@ -95,22 +93,32 @@ def _before_first(query: Float[Array, "*B T N H"]) -> CausalState:
     )
 
 
-def _scores(
+def _blocks(
     variant: Variant,
-    memory: Float[Array, "*B N H"],
+    state: CausalState,
     query: Array,
     key: Array,
     value: Array,
     valid: Bool[Array, "*B T"],
-) -> tuple[Float[Array, "*B N T"], Float[Array, "*B T N H"] | None, Float[Array, "*B N H"]]:
-    """Returns a_t = cos(v_t, v̂_t), v̂_t / rms(v̂_t) where it is the output, and the memory after all tokens."""
+    temperature: Float[Array, "*#B 1 #N"] | None,
+) -> tuple[
+    Float[Array, "*B N T"], Float[Array, "*B T N H"] | None, Float[Array, "*B N H"], Float[Array, "*B N"]
+]:
+    """Computes the sums over the past, block by block.
+
+    Returns:
+      Weights that sum to 1, v̂_t / rms(v̂_t) where it is the output, and memory and log_normalizer of the
+      state after all tokens.
+    """
     *batch, length, _, size = query.shape
     dtype = spectral.accumulation_dtype(query.dtype)
     implementation = variant.implementation
     precision = spectral.matmul_precision(query.dtype, variant.precision)
-    block = min(BLOCK, length)
+    block = min(BLOCK, length) if isinstance(length, int) else BLOCK
     num_blocks = -(-length // block)
     scale = spectral.bin_scale(size, dtype)
+    tau = 1.0 if temperature is None else jnp.swapaxes(temperature, -1, -2)
+    lowest = jnp.finfo(dtype).min / 2  # a score without weight; finite, since -∞ - (-∞) would be NaN
 
     def blocks(x: Array) -> Array:
         """(*B, T, …) → (T / block, *B, block, …), padded with zeros, which for `valid` is False."""
@@ -120,15 +128,18 @@ def _scores(
         x = jnp.pad(x, fill)
         return jnp.moveaxis(x.reshape(*batch, num_blocks, block, *x.shape[axis + 1 :]), axis, 0)
 
-    def step(before: Array, xs: tuple[Array, Array, Array, Array]) -> tuple[Array, tuple[Array, Any]]:
+    def step(carry: tuple[Array, Array], xs: tuple[Array, ...]) -> tuple[tuple[Array, Array], Any]:
+        so_far, log_total = carry
+        shown = xs[3][..., None, :]
         q, k, v = (jnp.swapaxes(x, -3, -2).astype(dtype) for x in xs[:3])
         q_spectrum, k_spectrum, v_spectrum = (
             spectral.to_spectrum(x, implementation, precision) for x in (q, k, v)
         )
         # d is the scale of spectra: a spectrum has one factor d, the product of two has two; see `spectral`.
         d = jnp.expand_dims(scale, range(q.ndim - 1))
-        bound = jnp.where(xs[3][..., None, :, None], spectral.multiply(k_spectrum, v_spectrum) / d, 0.0)
-        past = before[..., None, :] + jnp.cumsum(bound, axis=-2)
+        bound = jnp.where(shown[..., None], spectral.multiply(k_spectrum, v_spectrum) / d, 0.0)
+        read = so_far[..., None, :] + jnp.cumsum(bound, axis=-2)
+        past = before[..., None, :] + read
         cue = (
             spectral.reciprocal(q_spectrum / d)
             if variant.inverse == "exact"
@@ -138,12 +149,16 @@ def _scores(
         retrieved = spectral.multiply(cue, past / jnp.where(peak >= jnp.finfo(dtype).tiny, peak, 1.0))
         unit = retrieved * passes.reciprocal_norm(retrieved)
         cosines = passes.inner(unit, v_spectrum * passes.reciprocal_norm(v_spectrum))
+        scores = jnp.where(shown, cosines / tau, lowest)
+        totals = jnp.concatenate([log_total[..., None], scores], axis=-1)
+        totals = jax.lax.cumlogsumexp(totals, axis=totals.ndim - 1)[..., 1:]
+        weights = jnp.where(shown, jnp.exp(scores - totals), 0.0)
         unbound = None
         if variant.output == "unbound":
             unbound = spectral.from_spectrum(unit, size, implementation, precision) * math.sqrt(size)
-            unbound = jnp.swapaxes(jnp.where(xs[3][..., None, :, None], unbound, 0.0), -3, -2)
+            unbound = jnp.swapaxes(jnp.where(shown[..., None], unbound, 0.0), -3, -2)
             unbound = unbound.astype(value.dtype)
-        return past[..., -1, :], (cosines, unbound)
+        return (read[..., -1, :], totals[..., -1]), (weights, unbound)
 
     def joined(x: Array, axis: int) -> Array:
         """(T / block, …, block, …) → (…, T, …); `axis` is that of blocks without the first axis."""
@@ -152,48 +167,18 @@ def _scores(
         return jax.lax.slice_in_dim(x, 0, length, axis=axis)
 
     # In `jax.shard_map`, the sum makes a state that all devices share vary over them as the queries do.
-    memory = memory.astype(dtype) + jnp.zeros_like(query[..., 0, :, :], dtype=dtype)
+    memory = state.memory.astype(dtype) + jnp.zeros_like(query[..., 0, :, :], dtype=dtype)
     before = spectral.to_spectrum(memory, implementation, precision)
+    log_before = jnp.where((state.num_tokens > 0)[..., None], state.log_normalizer.astype(dtype), lowest)
+    log_before = log_before + jnp.zeros_like(memory[..., 0])
     # The backward pass keeps only the inputs of a block, and computes the rest again.
-    after, (cosines, unbound) = jax.lax.scan(
-        jax.checkpoint(step, prevent_cse=False), before, tuple(map(blocks, (query, key, value, valid)))
+    (new, log_after), (weights, unbound) = jax.lax.scan(
+        jax.checkpoint(step, prevent_cse=False),
+        (jnp.zeros_like(before), log_before),
+        tuple(map(blocks, (query, key, value, valid))),
     )
-    memory = spectral.from_spectrum(after, size, implementation, precision)
+    # The given memory is not transformed and back, so masked tokens leave every bit of it.
+    memory = memory + spectral.from_spectrum(new, size, implementation, precision)
+    log_after = jnp.where(log_after > lowest / 2, log_after, 0.0)
     out = None if unbound is None else joined(unbound, len(batch))
-    return joined(cosines, len(batch) + 1), out, memory
-
-
-def _softmax(
-    scores: Float[Array, "*B N T"],
-    valid: Bool[Array, "*B 1 T"],
-    temperature: Float[Array, "*#B 1 #N"] | None,
-    state: CausalState,
-) -> tuple[Float[Array, "*B N T"], Float[Array, "*B N"]]:
-    """Returns exp(a_t / τ) / Σ_{s≤t} exp(a_s / τ) over the valid tokens, and log Σ exp(a / τ) over all.
-
-    The sum over a prefix is a pair (largest a, sum of exp((a - largest) / τ)), which does not overflow.
-    """
-    tau = jnp.ones((), scores.dtype) if temperature is None else jnp.swapaxes(temperature, -1, -2)
-    tau = jnp.broadcast_to(tau, (*scores.shape[:-1], 1))
-
-    def join(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-        peak = jax.lax.stop_gradient(jnp.maximum(left[0], right[0]))
-        first, second = (total * jnp.exp((largest - peak) / tau) for largest, total in (left, right))
-        return peak, first + second
-
-    log_normalizer = state.log_normalizer.astype(scores.dtype)[..., None]
-    started = (state.num_tokens > 0)[..., None, None]
-    before = jnp.where(started, log_normalizer * tau, NEVER)
-    largest = jnp.concatenate([before, jnp.where(valid, scores, NEVER)], axis=-1)
-    counted = [
-        jnp.where(started, jnp.ones_like(log_normalizer), 0.0),
-        jnp.where(valid, jnp.ones_like(scores), 0.0),
-    ]
-    pairs = largest, jnp.concatenate(counted, axis=-1)
-    peak, total = jax.lax.associative_scan(join, pairs, axis=-1)
-    peak, total = peak[..., 1:], total[..., 1:]
-    some = total > 0.0
-    safe = jnp.where(some, total, 1.0)
-    weights = jnp.where(valid, jnp.exp(jnp.where(valid, scores - peak, 0.0) / tau) / safe, 0.0)
-    after = jnp.where(some, peak / tau + jnp.log(safe), 0.0)
-    return weights, after[..., -1]
+    return joined(weights, len(batch) + 1), out, memory, log_after

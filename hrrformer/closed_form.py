@@ -25,7 +25,7 @@ def attend(
     temperature: Float[Array, "*#B 1 #N"] | None,
 ) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"]]:
     """Computes output and weights; the arguments are those of `hrrformer.arguments.Given`."""
-    segments = passes.num_segments(query.shape[-3], query.shape[-1])
+    segments = passes.num_segments(query)
     query, key, value = (passes.cut(x, -3, segments) for x in _varying_alike(query, key, value))
     results: Any = _attend(
         variant,

@@ -92,10 +92,12 @@ def _tokens_first(function: Callable[[Array], Array], x: Array) -> Array:
 def _reshape_last(x: Array, num_axes: int, *sizes: int) -> Array:
     """Reshapes the last axes, which devices do not share; explicit sharding needs the result's sharding."""
     shape = (*x.shape[: x.ndim - num_axes], *sizes)
-    spec = jax.typeof(x).sharding.spec[: x.ndim - num_axes]
+    sharding = jax.typeof(x).sharding
+    spec = sharding.spec[: x.ndim - num_axes]
     if all(axis is None for axis in spec):
         return x.reshape(shape)
-    return jnp.reshape(x, shape, out_sharding=jax.sharding.PartitionSpec(*spec, *(None for _ in sizes)))
+    spec = jax.sharding.PartitionSpec(*spec, *(None for _ in sizes))
+    return jnp.reshape(x, shape, out_sharding=jax.sharding.NamedSharding(sharding.mesh, spec))
 
 
 def inner(x: Float[Array, "*B H"], y: Float[Array, "*B H"]) -> Float[Array, "*B"]:
@@ -115,14 +117,20 @@ def reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
     return jnp.where(present, jax.lax.rsqrt(square) / peak, 0.0)
 
 
-def num_segments(length: int, size: int) -> int:
+def num_segments(x: Float[Array, "*B T N H"]) -> int:
     """Returns P, so that the cuts between segments include those between devices.
 
-    Under `jax.jit` the sharding is not known: P is the largest number of devices that could share T with at
-    least H tokens each. With fewer tokens, sums of H × H products would take more memory than the tokens. In
-    `jax.shard_map` each device has its own sequence, and P is 1.
+    The type of an array on an explicit mesh says how many devices share T. Under `jax.jit` with other meshes
+    it is not known: P is the largest number of devices that could share T with at least H tokens each. With
+    fewer tokens, sums of H × H products would take more memory than the tokens. In `jax.shard_map` each
+    device has its own sequence, and P is 1.
     """
-    if jax.sharding.get_abstract_mesh().manual_axes:
+    length, size = x.shape[-3], x.shape[-1]
+    sharding = jax.typeof(x).sharding
+    if axes := sharding.spec[x.ndim - 3]:
+        axes = (axes,) if isinstance(axes, str) else axes
+        return math.prod(sharding.mesh.shape[axis] for axis in axes)
+    if jax.sharding.get_abstract_mesh().manual_axes or not isinstance(length, int):
         return 1
     together = math.gcd(length, jax.device_count())
     return max(n for n in range(1, together + 1) if together % n == 0 and (n == 1 or n * size <= length))
@@ -138,6 +146,16 @@ def join(x: Array, axis: int) -> Array:
     """Joins the axes (P, L) again; `axis` is that of P."""
     axis %= x.ndim
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+
+
+def _block_size(shape: tuple[int, ...]) -> int:
+    """Returns the number of tokens of a block; all of them where an exported program leaves sizes open."""
+    if not all(isinstance(size, int) for size in shape):
+        return shape[-3]
+    least, most = BLOCK_SIZES.get(jax.default_backend(), BLOCK_SIZES["default"])
+    on_each_device = math.prod(shape) / jax.device_count()
+    blocks = max(math.ceil(on_each_device / min(max(on_each_device / 8, least), most)), 1)
+    return math.ceil(shape[-3] / blocks)
 
 
 class Passes:
@@ -158,10 +176,7 @@ class Passes:
         self._implementation, self._exact = variant.implementation, variant.inverse == "exact"
         self._precision = spectral.matmul_precision(dtype, variant.precision)
         self._maps = maps(self._implementation, shape[-1], self._precision)
-        least, most = BLOCK_SIZES.get(jax.default_backend(), BLOCK_SIZES["default"])
-        on_each_device = math.prod(shape) / jax.device_count()
-        blocks = max(math.ceil(on_each_device / min(max(on_each_device / 8, least), most)), 1)
-        self._block = math.ceil(shape[-3] / blocks)
+        self._block = _block_size(shape)
 
     def superpose(self, key: Array, value: Array) -> Float[Array, "*B 1 N H"]:
         """Returns Σ_t k_t ⊛ v_t over the valid tokens."""

@@ -71,8 +71,8 @@ def arguments(variant, length=T):
 
 
 @functools.cache
-def on_one_device(variant, implementation):
-    given, options = arguments(variant)
+def on_one_device(variant, implementation, length=T):
+    given, options = arguments(variant, length)
     device = jax.devices()[0]
     function = jax.jit(functools.partial(step, implementation=implementation, **options))
     return function(*jax.device_put(given, device))
@@ -173,23 +173,50 @@ def test_shard_map(variant, implementation, check_vma):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("spec", ["data", "sequence", "heads"])
-def test_explicit_sharding(spec, implementation):
-    given, options = arguments("paper")
+@pytest.mark.parametrize(
+    ("spec", "length", "set_mesh"),
+    [
+        ("data", T, False),
+        ("data", T, True),
+        ("sequence", T, False),
+        ("sequence", T // 2, True),  # fewer tokens on a device than features
+        ("heads", T, False),
+    ],
+)
+def test_explicit_sharding(spec, length, set_mesh, implementation):
+    given, options = arguments("paper", length)
     over = mesh(axis_types=(AxisType.Explicit,) * 2)
     whole, mask = NamedSharding(over, SPECS[spec]), NamedSharding(over, P(*SPECS[spec][:2]))
-    with jax.set_mesh(over):
+    with jax.set_mesh(over) if set_mesh else contextlib.nullcontext():
         shared = [jax.device_put(x, whole) for x in given[:4]] + [jax.device_put(given[4], mask)]
         function = jax.jit(
             functools.partial(step, implementation=implementation, temperature=None, **options)
         )
         found = function(*shared)
         assert found[0].sharding.is_equivalent_to(whole, 4)
-    assert_same(found, on_one_device("paper", implementation))
+    assert_same(found, on_one_device("paper", implementation, length))
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_causal", "axis"), [(P(None, "x"), True, -3), (P(None, None, None, "x"), False, -1)]
+)
+def test_axes_that_an_explicit_mesh_must_not_shard(spec, is_causal, axis):
+    over = mesh(axis_types=(AxisType.Explicit,) * 2)
+    x = jax.device_put(inputs()[0][0], NamedSharding(over, spec))
+    attend = functools.partial(hrr_attention, is_causal=is_causal)
+    with pytest.raises(
+        ValueError, match=rf"query must have .* axis {axis}, whole on every device"
+    ) as refused:
+        jax.jit(lambda x: attend(x, x, x))(x)
+    assert "PartitionSpec(None, None, None, None)" in str(refused.value)
+    with jax.set_mesh(over):  # the way out that the message names
+        x = jax.sharding.reshard(x, P(None, None, None, None))
+        assert jax.jit(lambda x: attend(x, x, x))(x).shape == x.shape
 
 
 def test_a_segment_has_as_many_tokens_as_a_head_has_features():
-    assert [passes.num_segments(length, 64) for length in (4096, 512, 448, 128, 63, 12)] == [8, 8, 4, 2, 1, 1]
+    lengths = (4096, 512, 448, 128, 63, 12)
+    assert [passes.num_segments(jnp.zeros((length, 1, 64))) for length in lengths] == [8, 8, 4, 2, 1, 1]
 
 
 CAUSAL = P("x", None, "y")  # batch and heads: the past of a token is on the same device
