@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from hrrformer import spectral
 
 
-def _check(**vectors: Array) -> None:
+def _checked(**vectors: Array) -> list[Array]:
+    """Returns the arrays in the dtypes that JAX gives them, or raises the errors of `bind`."""
     for name, x in vectors.items():
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} must be a real floating-point array; got dtype {x.dtype}.")
@@ -24,6 +25,7 @@ def _check(**vectors: Array) -> None:
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise ValueError(f"The last axes must have one size; got {listed}.")
+    return [jnp.asarray(x) for x in vectors.values()]
 
 
 def _convolve(x: Array, y: Array, *, conjugate_x: bool) -> Array:
@@ -58,7 +60,7 @@ def bind(x: Float[Array, "*#B H"], y: Float[Array, "*#B H"]) -> Float[Array, "*#
     >>> bind(jnp.array([1.0, 2.0, 3.0]), jnp.array([0.0, 1.0, 0.0])).round(5)  # a shift by one
     Array([3., 1., 2.], dtype=float32)
     """
-    _check(x=x, y=y)
+    x, y = _checked(x=x, y=y)
     return _convolve(x, y, conjugate_x=False)
 
 
@@ -74,7 +76,7 @@ def involution(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     >>> involution(jnp.array([1.0, 2.0, 3.0]))
     Array([1., 3., 2.], dtype=float32)
     """
-    _check(x=x)
+    (x,) = _checked(x=x)
     return jnp.roll(jnp.flip(x, axis=-1), 1, axis=-1)
 
 
@@ -93,7 +95,7 @@ def inverse(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     >>> bind(inverse(jnp.array([4.0, 2.0, 1.0])), jnp.array([4.0, 2.0, 1.0])).round(5) + 0.0
     Array([1., 0., 0.], dtype=float32)
     """
-    _check(x=x)
+    (x,) = _checked(x=x)
     size = x.shape[-1]
     spectrum = spectral.to_spectrum(x)
     scale = jnp.expand_dims(spectral.bin_scale(size, spectrum.dtype), range(x.ndim - 1))
@@ -119,7 +121,7 @@ def unbind(
     >>> unbind(bind(x, y), x, exact=True).round(5)
     Array([ 1., -1.,  2.], dtype=float32)
     """
-    _check(bound=bound, x=x)
+    bound, x = _checked(bound=bound, x=x)
     if exact:
         dtype = jnp.promote_types(bound.dtype, x.dtype)
         wide = spectral.accumulation_dtype(dtype)  # a small cue's inverse may not fit 16 bits
@@ -142,7 +144,7 @@ def unitary_projection(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     >>> bind(involution(u), u).round(5) + 0.0
     Array([1., 0., 0.], dtype=float32)
     """
-    _check(x=x)
+    (x,) = _checked(x=x)
     size = x.shape[-1]
     spectrum = spectral.to_spectrum(x)
     scale = jnp.expand_dims(spectral.bin_scale(size, spectrum.dtype), range(x.ndim - 1))
@@ -185,7 +187,7 @@ def unit(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     >>> unit(jnp.array([3e30, -4e30]))
     Array([ 0.6, -0.8], dtype=float32)
     """
-    _check(x=x)
+    (x,) = _checked(x=x)
     return _unit(x.astype(spectral.accumulation_dtype(x.dtype))).astype(x.dtype)
 
 
@@ -206,7 +208,7 @@ def cosine_similarity(x: Float[Array, "*#B H"], y: Float[Array, "*#B H"]) -> Flo
     >>> cosine_similarity(jnp.array([3e-30, 4e-30]), jnp.array([0.0, 1e20]))
     Array(0.8, dtype=float32)
     """
-    _check(x=x, y=y)
+    x, y = _checked(x=x, y=y)
     x, y = jnp.broadcast_arrays(x, y)
     dtype = jnp.promote_types(x.dtype, y.dtype)
     wide = spectral.accumulation_dtype(dtype)

@@ -7,6 +7,7 @@ T length, N heads, H head size. K = H // 2 + 1 is the number of Fourier coeffici
 from typing import Literal, get_args, overload
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hrrformer import causal, closed_form, reference, spectral
@@ -212,6 +213,7 @@ def attend(
     is_causal: bool,
 ) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"]]:
     """Computes the output and the weights of `hrr_attention`."""
+    query, key, value = map(jnp.asarray, (query, key, value))
     given = check(variant, query, key, value, mask, temperature, is_causal=is_causal)
     if is_causal and variant.axis_name is not None:
         raise ValueError(
@@ -247,6 +249,8 @@ def attend_step(
     temperature: float | Float[Array, "..."],
 ) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"], CausalState]:
     """Computes the results of `hrr_attention_step`."""
+    query, key, value = map(jnp.asarray, (query, key, value))
+    state = CausalState(*map(jnp.asarray, state))
     given = check(variant, query, key, value, mask, temperature, is_causal=True)
     check_state(state, given.query)
     implementation = spectral.resolve_implementation(variant.implementation, query.shape[-1])

@@ -380,6 +380,13 @@ def test_unitary_projection_of_deficient_vectors(size, kind):
         near(np.float64(found) * power, cotangent @ jacobian, norms(cotangent) / norms(x), 1e-4)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_numpy_arrays_of_float64_are_float32_while_jax_has_no_float64(name, untyped):
+    function, count = FUNCTIONS[name]
+    arrays = list(np.random.default_rng(0).normal(size=(count, 8)))
+    np.testing.assert_array_equal(function(*arrays), function(*map(jnp.float32, arrays)))
+
+
 # Refusals.
 
 

@@ -586,3 +586,36 @@ def test_no_retrace_for_equal_shapes():
     for seed in range(3):
         q, k, v = (jnp.asarray(x, jnp.float32) for x in draw(seed=seed)[:3])
         function(q, k, v, jnp.asarray(MASK), jnp.float32(seed + 1))
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_export_with_symbolic_sizes(implementation, is_causal, untyped):
+    """One exported program serves every batch, length and number of heads, forward and backward."""
+
+    def step(q, k, v, mask):
+        def attend(q, k, v):
+            return hrr_attention(
+                q, k, v, mask=mask, implementation=implementation, is_causal=is_causal, temperature=0.5
+            )
+
+        out, pull = jax.vjp(attend, q, k, v)
+        return (out, *pull(out))
+
+    batch, length, heads = jax.export.symbolic_shape("b, t, n")
+    x = jax.ShapeDtypeStruct((batch, length, heads, 7), jnp.float32)
+    exported = jax.export.export(jax.jit(step))(x, x, x, jax.ShapeDtypeStruct((batch, length), jnp.bool_))
+    for shape in (SHAPE, (1, 200, 1, 7)):
+        q, k, v = (jnp.asarray(x, jnp.float32) for x in draw(shape)[:3])
+        mask = jnp.asarray(np.arange(shape[1]) < np.full((shape[0], 1), shape[1] - 2))
+        for found, wanted in zip(exported.call(q, k, v, mask), step(q, k, v, mask), strict=True):
+            assert error(found, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_numpy_arrays_of_float64_are_float32_while_jax_has_no_float64(is_causal, untyped):
+    arrays = draw()[:3]
+    found = hrr_attention(*arrays, is_causal=is_causal)
+    assert found.dtype == jnp.float32
+    wanted = hrr_attention(*map(jnp.float32, arrays), is_causal=is_causal)
+    np.testing.assert_array_equal(found, wanted)

@@ -329,6 +329,27 @@ def test_a_state_of_zeros_is_the_initial_state():
         np.testing.assert_array_equal(x, 0)
 
 
+@pytest.mark.parametrize("implementation", ["fft", "matmul"])
+def test_masked_tokens_leave_every_bit_of_a_state(implementation):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 3, 10)), jnp.float32)
+    step = functools.partial(hrr_attention_step, implementation=implementation, temperature=0.3)
+    _, _, started = step(x, x, x, init_causal_state(2, 3, 10))
+    for state in (init_causal_state(2, 3, 10), started):
+
+        def one(state, _):
+            return step(x, x, x, state, mask=jnp.zeros((2, 7), bool))[2], None
+
+        after, _ = jax.lax.scan(one, state, length=1000)
+        jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+def test_numpy_arrays_of_float64_are_float32_while_jax_has_no_float64(untyped):
+    x = np.random.default_rng(0).normal(size=(2, 4, 3, 8))
+    found = hrr_attention_step(x, x, x, jax.tree.map(np.asarray, init_causal_state(2, 3, 8)))
+    expected = hrr_attention_step(*(jnp.float32(x),) * 3, init_causal_state(2, 3, 8))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_a_state_keeps_its_dtype():
     x = jnp.ones((2, 4, 3, 8), jnp.bfloat16)
     state = init_causal_state(2, 3, 8)

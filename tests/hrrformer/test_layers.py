@@ -493,3 +493,14 @@ def test_refusals_of_the_function(untyped):
         attention_fn(x, x, x, dropout_rate=0.5)
     with pytest.raises(TypeError, match="unknown"):
         attention_fn(x, x, x, unknown=1)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_export_with_symbolic_sizes(is_causal, untyped):
+    layer = nnx_layer()
+    batch, length = jax.export.symbolic_shape("b, t")
+    given = jax.ShapeDtypeStruct((batch, length, D), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda x: layer(x, is_causal=is_causal)))(given)
+    for shape in ((B, T, D), (1, 9, D)):
+        x = inputs(shape=shape)
+        np.testing.assert_allclose(exported.call(x), layer(x, is_causal=is_causal), atol=1e-6)
