@@ -119,7 +119,8 @@ def test_schedules_follow_their_formulas(warmup):
     def config(schedule):
         return OptimizerConfig(
             learning_rate=rate,
-            schedule=schedule,
+            schedule=schedule.removeprefix("smooth "),
+            staircase="smooth" not in schedule,
             warmup_steps=warmup,
             decay_rate=0.5,
             decay_steps=10,
@@ -133,6 +134,7 @@ def test_schedules_follow_their_formulas(warmup):
         "constant": np.full(steps, rate),
         "cosine": rate * 0.5 * (1 + np.cos(np.pi * after / (steps - warmup))),
         "exponential": np.maximum(rate * 0.5 ** (np.maximum(after, 0) // 10), 0.01),
+        "smooth exponential": np.maximum(rate * 0.5 ** (after / 10), 0.01),
     }
     for schedule, values in expected.items():
         if schedule != "rsqrt":
