@@ -103,7 +103,7 @@ def paper(
     decay_rate: float,
     weight_decay: float = 0.0,
 ) -> Settings:
-    """Returns settings with the authors' schedule: 20 epochs, `epoch` steps with a decay by `decay_rate`.
+    """Returns settings with the authors' schedule: 20 epochs of `epoch` steps, each a decay by `decay_rate`.
 
     The authors train on a few examples per device and do not publish the number of devices, so `batch_size`
     is a choice of this project. Their attention has no dropout inside.
