@@ -11,7 +11,9 @@ Results, in experiments/results with their environment. hrr fits a GPU of 80 GB 
 attention by XLA, which holds all T × T weights, needs more than 500 GB with "small", "arena" and "paper".
 """
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
@@ -38,9 +40,11 @@ def main(record: bool = False) -> None:
     """
     sizes: dict[str, dict[str, int]] = {}
     batches: dict[str, int] = {}
+    used: dict[str, Any] = {}
     with Progress() as progress:
         for name in PRESETS:
             settings = preset("pathx", name)
+            used[name] = dataclasses.asdict(settings)
             batches[name] = settings.batch_size
             sizes[name] = {}
             for mixer in MIXERS:
@@ -57,7 +61,12 @@ def main(record: bool = False) -> None:
         numbers=True,
     )
     if record:
-        content = {"bytes": sizes, "batch_size": batches, "environment": environment()}
+        content = {
+            "settings": used,
+            "bytes": sizes,
+            "batch_size": batches,
+            "environment": environment(),
+        }
         write_json(RESULTS / "pathx_memory.json", content)
 
 

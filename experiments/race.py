@@ -85,7 +85,11 @@ def _run(task: str, race: Race, arguments: Arguments) -> None:
         print_table(("T", *temp_bytes), rows, numbers=True)
     if arguments.record:
         path = RESULTS / f"{task}_race-{arguments.race}.json"
-        content: dict[str, Any] = {"report": report.json(), "temp_bytes": temp_bytes}
+        content: dict[str, Any] = {
+            "settings": dataclasses.asdict(race.settings),
+            "report": report.json(),
+            "temp_bytes": temp_bytes,
+        }
         write_json(path, content)
         plots.draw(report, path.with_suffix(".png"))
         print(f"\nRecorded in {path}")

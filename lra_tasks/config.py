@@ -31,7 +31,8 @@ class ModelConfig:
       pooling: Kind of pooling: "mean" over the real tokens, the state of the "first" token, or the state of a
         token "cls" before the sequence. A mixer that never moves values between tokens (hrr, none) learns
         nothing with "cls".
-      dropout_rate: Dropout rate after the embedding, after each branch, and inside the mixer.
+      dropout_rate: Dropout rate after the embedding and after each branch.
+      mixer_dropout_rate: Dropout rate inside the mixer; None means `dropout_rate`. softmax has none.
       dtype: Dtype of the computation; parameters, normalization statistics and logits are float32.
     """
 
@@ -43,6 +44,7 @@ class ModelConfig:
     positions: Literal["learned", "sinusoidal"] = "learned"
     pooling: Literal["mean", "first", "cls"] = "mean"
     dropout_rate: float = 0.1
+    mixer_dropout_rate: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -54,10 +56,11 @@ class OptimizerConfig:
       learning_rate: Highest learning rate; for "rsqrt", the factor before the schedule.
       schedule: Schedule after a linear warm-up: "constant"; "cosine", which would reach 0 one step after the
         last; "rsqrt", the arena's rate · min(1, s / warmup) / sqrt(max(s, warmup)); or "exponential", which
-        multiplies by `decay_rate` every `decay_steps` steps, down to `final_learning_rate`.
+        multiplies by `decay_rate` per `decay_steps` steps, down to `final_learning_rate`.
       warmup_steps: Number of steps of the warm-up.
       decay_rate: Factor of "exponential".
-      decay_steps: Number of steps between two decays of "exponential".
+      decay_steps: Number of steps in which "exponential" decays by `decay_rate`.
+      staircase: Whether "exponential" decays once every `decay_steps` steps, and not a little in each step.
       final_learning_rate: Lowest rate of "exponential".
       weight_decay: Rate of decoupled weight decay, on all parameters with more than one axis.
       b2: Adam's decay of the second moment.
@@ -69,6 +72,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     decay_rate: float = 0.9
     decay_steps: int = 1000
+    staircase: bool = True
     final_learning_rate: float = 1e-5
     weight_decay: float = 0.0
     b2: float = 0.98
@@ -135,6 +139,11 @@ class Settings:
             self._require(name, "at least 0", lambda value: value >= 0)
         for name in ("label_smoothing", "optimizer.b2", "model.dropout_rate"):
             self._require(name, "at least 0 and less than 1", lambda value: 0 <= value < 1)
+        self._require(
+            "model.mixer_dropout_rate",
+            "None, or at least 0 and less than 1",
+            lambda value: value is None or 0 <= value < 1,
+        )
         features = self.model.qkv_features or self.model.width
         self._require(
             "model.num_heads",
@@ -259,8 +268,10 @@ def to_json(config: Config) -> str:
 def from_json(text: str) -> Config:
     """Returns the configuration that `to_json` wrote.
 
+    A run that began before a setting existed lacks it, and was trained with its default.
+
     Raises:
-      UsageError: If a field is missing, unknown or has an invalid value.
+      UsageError: If the text lacks the settings or the task, or has an unknown field or an invalid value.
     """
     try:
         fields: dict[str, Any] = json.loads(text)

@@ -42,6 +42,7 @@ class Block(nnx.Module):
         self.length = length + (config.pooling == "cls")
         self.has_mixer = make_mixer is not None
         if make_mixer is not None:
+            inside = config.mixer_dropout_rate
             self.mixer_norm = norm()
             self.mixer = make_mixer(
                 MixerSpec(
@@ -49,7 +50,7 @@ class Block(nnx.Module):
                     num_heads=config.num_heads,
                     qkv_features=config.qkv_features or width,
                     length=self.length,
-                    dropout_rate=config.dropout_rate,
+                    dropout_rate=config.dropout_rate if inside is None else inside,
                     dtype=dtype,
                 ),
                 rngs=rngs,

@@ -26,7 +26,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
             rate,
             config.decay_steps,
             config.decay_rate,
-            staircase=True,
+            staircase=config.staircase,
             end_value=config.final_learning_rate,
         ),
     }[config.schedule]()

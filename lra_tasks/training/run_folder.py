@@ -22,7 +22,8 @@ def check_folder(run_dir: Path, config: Config) -> None:
         if changed:
             raise UsageError(
                 f"{run_dir} contains a run with another configuration; nothing was changed. The differences"
-                f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one."
+                f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one. `lra train"
+                f" --from {run_dir} --run-dir {run_dir}` resumes that run."
             )
     elif run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - BEFORE):
         raise UsageError(f"{run_dir} contains files that are not part of a run. Give another folder.")

@@ -216,6 +216,12 @@ def test_dropout_follows_its_key(mixer):
     assert (logits(0) != classify(model, tokens, mask)).any()
 
 
+@pytest.mark.parametrize(("inside", "expected"), [(None, 0.3), (0.1, 0.1), (0.0, 0.0)])
+def test_dropout_inside_the_mixer_has_its_own_rate(inside, expected):
+    block = build(dropout_rate=0.3, mixer_dropout_rate=inside).blocks[0]
+    assert (block.mixer.attention.dropout_rate, block.dropout.rate) == (expected, 0.3)
+
+
 # Mixers of the user
 
 MIXERS_OF_A_USER = """

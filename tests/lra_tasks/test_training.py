@@ -119,7 +119,8 @@ def test_schedules_follow_their_formulas(warmup):
     def config(schedule):
         return OptimizerConfig(
             learning_rate=rate,
-            schedule=schedule,
+            schedule=schedule.removeprefix("smooth "),
+            staircase="smooth" not in schedule,
             warmup_steps=warmup,
             decay_rate=0.5,
             decay_steps=10,
@@ -133,6 +134,7 @@ def test_schedules_follow_their_formulas(warmup):
         "constant": np.full(steps, rate),
         "cosine": rate * 0.5 * (1 + np.cos(np.pi * after / (steps - warmup))),
         "exponential": np.maximum(rate * 0.5 ** (np.maximum(after, 0) // 10), 0.01),
+        "smooth exponential": np.maximum(rate * 0.5 ** (after / 10), 0.01),
     }
     for schedule, values in expected.items():
         if schedule != "rsqrt":
@@ -488,9 +490,21 @@ def test_a_folder_of_another_configuration_is_refused(smoke_run, smoke_data):
     before = arena.snapshot(smoke_run)
     with pytest.raises(UsageError) as caught:
         train(change(seed=5, model={"width": 32}), smoke_run, data_dir=smoke_data)
-    for part in (str(smoke_run), "seed: 0, 5", "model.width: 16, 32", "nothing was changed"):
+    resume = f"`lra train --from {smoke_run} --run-dir {smoke_run}` resumes that run."
+    for part in (str(smoke_run), "seed: 0, 5", "model.width: 16, 32", "nothing was changed", resume):
         assert part in str(caught.value)
     assert arena.snapshot(smoke_run) == before
+
+
+def test_a_run_from_before_a_setting_existed_resumes_as_it_began(smoke_run, smoke_data, tmp_path):
+    run_dir = shutil.copytree(smoke_run, tmp_path / "run")
+    fields = json.loads((run_dir / "config.json").read_text())
+    del fields["settings"]["model"]["mixer_dropout_rate"], fields["settings"]["optimizer"]["staircase"]
+    write_json(run_dir / "config.json", fields)
+    (run_dir / "summary.json").unlink()
+    shutil.rmtree(max((run_dir / "checkpoints").iterdir(), key=lambda folder: int(folder.name)))
+    train(CONFIG, run_dir, data_dir=smoke_data)
+    arena.assert_same_run(run_dir, smoke_run)
 
 
 def test_a_folder_of_other_files_is_refused(smoke_data, tmp_path):

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from lra_tasks.config import ModelConfig
 from lra_tasks.task import Examples, Task
 from lra_tasks.tasks import recipes
 from lra_tasks.tasks.byte_tokens import FIRST_TOKEN, VOCAB_SIZE, content
@@ -101,16 +100,9 @@ TASK = Task(
         "smoke": recipes.smoke("default", 256),
         "quick": recipes.quick("default", 4096, batch_size=4),
         "small": recipes.small("default", 16_384, batch_size=16),
-        "arena": recipes.arena_documents(
-            4096, ModelConfig(width=256, num_heads=4, num_layers=4, mlp_features=1024), 8000, 20_000
-        ),
+        "arena": recipes.arena_documents(4096, recipes.ARENA_TEXT, 8000, 20_000),
         "paper": recipes.paper(
-            "default",
-            16_384,
-            ModelConfig(width=512, num_heads=8, num_layers=6, mlp_features=1024, positions="sinusoidal"),
-            batch_size=32,
-            epoch=1000,
-            decay_rate=0.9,
+            "default", 16_384, recipes.PAPER_TEXT, batch_size=32, epoch=1000, decay_rate=0.9
         ),
     },
 )

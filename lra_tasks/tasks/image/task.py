@@ -138,7 +138,13 @@ TASK = Task(
             "default",
             1024,
             ModelConfig(
-                width=128, qkv_features=64, num_heads=8, num_layers=1, mlp_features=128, dropout_rate=0.3
+                width=128,
+                qkv_features=64,
+                num_heads=8,
+                num_layers=1,
+                mlp_features=128,
+                dropout_rate=0.3,
+                mixer_dropout_rate=0.2,
             ),
             learning_rate=5e-4,
             batch_size=256,
@@ -149,7 +155,7 @@ TASK = Task(
             1024,
             ModelConfig(width=256, num_heads=4, num_layers=3, mlp_features=128, positions="sinusoidal"),
             batch_size=32,
-            epoch=1407,
+            epoch=1406,
             decay_rate=0.95,
         ),
     },

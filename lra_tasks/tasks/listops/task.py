@@ -108,7 +108,10 @@ TASK = Task(
         ),
         "small": recipes.small("default", 2000),
         "arena": recipes.arena_documents(
-            2000, ModelConfig(width=512, num_heads=8, num_layers=4, mlp_features=1024), 1000, 5000
+            2000,
+            ModelConfig(width=512, num_heads=8, num_layers=4, mlp_features=1024, positions="sinusoidal"),
+            1000,
+            5000,
         ),
         "paper": recipes.paper(
             "default",

@@ -56,7 +56,14 @@ PATHFINDER = _task(
             "32-14",
             1024,
             ModelConfig(
-                width=32, qkv_features=16, num_heads=4, num_layers=4, mlp_features=32, positions="sinusoidal"
+                width=32,
+                qkv_features=16,
+                num_heads=4,
+                num_layers=4,
+                mlp_features=32,
+                positions="sinusoidal",
+                dropout_rate=0.2,
+                mixer_dropout_rate=0.1,
             ),
             learning_rate=1e-3,
             batch_size=512,

@@ -159,14 +159,17 @@ TASK = Task(
         "quick": recipes.quick("acl", 1000, batch_size=8),
         "small": recipes.small("default", 4000),
         "arena": recipes.arena_documents(
-            4000, ModelConfig(width=128, num_heads=4, num_layers=4, mlp_features=512), 8000, 5000
+            4000,
+            ModelConfig(width=128, num_heads=4, num_layers=4, mlp_features=512, positions="sinusoidal"),
+            8000,
+            5000,
         ),
         "paper": recipes.paper(
             "default",
             4000,
             ModelConfig(width=128, num_heads=4, num_layers=4, mlp_features=64, positions="sinusoidal"),
             batch_size=32,
-            epoch=4597,
+            epoch=4596,
             decay_rate=0.9,
         ),
     },

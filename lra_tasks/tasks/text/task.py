@@ -12,7 +12,6 @@ cut.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lra_tasks.config import ModelConfig
 from lra_tasks.task import Examples, Task, chance
 from lra_tasks.tasks import published, recipes
 from lra_tasks.tasks.byte_tokens import FIRST_TOKEN, VOCAB_SIZE, content, render
@@ -100,16 +99,7 @@ TASK = Task(
         "smoke": recipes.smoke("smoke", 256),
         "quick": recipes.quick("default", 1000),
         "small": recipes.small("default", 4000),
-        "arena": recipes.arena_documents(
-            4000, ModelConfig(width=256, num_heads=4, num_layers=4, mlp_features=1024), 8000, 20_000
-        ),
-        "paper": recipes.paper(
-            "default",
-            4000,
-            ModelConfig(width=512, num_heads=8, num_layers=6, mlp_features=1024, positions="sinusoidal"),
-            batch_size=32,
-            epoch=704,
-            decay_rate=0.9,
-        ),
+        "arena": recipes.arena_documents(4000, recipes.ARENA_TEXT, 8000, 20_000),
+        "paper": recipes.paper("default", 4000, recipes.PAPER_TEXT, batch_size=32, epoch=703, decay_rate=0.9),
     },
 )
