@@ -196,7 +196,7 @@ def make_builder(
         config=place.builder_class.config_named(place.variant),
         file_format="array_record",
     )
-    builder.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
+    builder.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser().absolute()
     builder.unofficial = unofficial
     builder.downloads = place.root / "downloads"
     builder.report = (progress or Silent()).show
@@ -267,16 +267,13 @@ def _mark_other_counts(builder: Any, place: DatasetDir, counts: dict[str, int]) 
     found, expected = (
         " / ".join(f"{numbers[split]:,}" for split in SPLITS) for numbers in (counts, task.num_examples)
     )
-    if not builder.unofficial:
-        raise UsageError(
-            f"The files for {task.name} give {found} examples of {' / '.join(SPLITS)}, expected the arena's "
-            f"{expected}; nothing was kept. Get the arena's files; or --unofficial takes these as they are, "
-            "and marks the dataset, its runs and their reports."
-        )
-    metadata = builder.info.metadata
-    reasons = [metadata["unofficial"]] if "unofficial" in metadata else []
-    metadata["unofficial"] = "; ".join([*reasons, f"{found} examples, the arena's are {expected}"])
-    metadata.save_metadata(place.staging / place.relative)
+    builder.accept_unofficial(
+        f"{found} examples, the arena's are {expected}",
+        f"The files for {task.name} give {found} examples of {' / '.join(SPLITS)}, expected the arena's "
+        f"{expected}; nothing was kept. Get the arena's files; or --unofficial takes these as they are, and "
+        "marks the dataset, its runs and their reports.",
+    )
+    builder.info.metadata.save_metadata(place.staging / place.relative)
 
 
 def _stable_writer(file_format: Any) -> Any:
