@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -247,6 +248,36 @@ def test_too_few_classes_are_refused(tmp_path):
         prepare(BYTES, tmp_path, manual_dir=tmp_path / "files" / "only")
     with pytest.raises(MissingData, match=r"your own files. --manual-dir FOLDER names"):
         prepare(BYTES, tmp_path)
+
+
+@pytest.mark.parametrize("stray", [None, ".DS_Store", "README"])
+def test_splits_are_not_taken_for_classes(collection, tmp_path, stray):
+    """A folder one level off: data/{train,test}/{elf,gzip,text}."""
+    for split in ("train", "test"):
+        shutil.copytree(collection, tmp_path / "off" / split)
+    if stray:
+        (tmp_path / "off" / "train" / stray).touch()
+    found = "are named like splits" if stray == "README" else "each has the folders elf, gzip, text"
+    with pytest.raises(UsageError, match=rf"folders of .*off, test, train, .*{found}; expected a folder for"):
+        prepare(BYTES, tmp_path / "data", manual_dir=tmp_path / "off")
+    (tmp_path / "off" / "train").rename(tmp_path / "off" / "monday")
+    (tmp_path / "off" / "test").rename(tmp_path / "off" / "friday")
+    if stray != "README":
+        with pytest.raises(UsageError, match=rf"folders of .*off, friday, monday, .*{found}"):
+            prepare(BYTES, tmp_path / "data", manual_dir=tmp_path / "off")
+    assert not (tmp_path / "data" / "lra_bytes" / "default").exists()
+
+
+def test_classes_and_files_left_out_are_printed(collection, tmp_path):
+    (collection / "elf" / ".DS_Store").touch()
+    said = []
+    progress = arena.Hook(lambda *call: None)
+    progress.say = said.append
+    for _ in range(2):  # made, and found there
+        prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection, progress=progress)
+    counts = "elf 24 / 3 / 3, gzip 32 / 4 / 4, text 19 / 2 / 2"
+    classes = f"bytes/mine has 3 classes (train / validation / test): {counts}"
+    assert said == [classes, "bytes/mine leaves out 1 hidden or system files (elf/.DS_Store)", classes]
 
 
 @pytest.mark.parametrize("name", ["", "my data", "../mine", "-mine", ".mine", "mine/two", "m\xeene"])

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -20,6 +20,7 @@ from lra_tasks.tasks.byte_files import task as byte_files
 
 SHARD_BYTES = 100_000_000
 LEAST_FILES = 10  # per class: a tenth of them is the test split, another the validation split
+SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 LAYOUT = "--manual-dir FOLDER names a folder that has a folder of files for each class."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -51,7 +52,8 @@ class ByteFiles(ArenaBuilder, skip_registration=True):
     "tokens" are the first 131,072 bytes of a file; "label" is the number of its class in the order of their
     names. All files below the folder of a class count, except empty files, special files, and hidden files
     or folders and those that systems add. A link to a file is read as a file. The folder of a class may be a
-    link; links to folders below it are not followed.
+    link; links to folders below it are not followed. Folders that all have the same folders and no files, or
+    names of splits, are refused: they are not classes.
 
     Files with equal stored bytes are one example. If they belong to two classes, they are left out; if this
     affects more than one content in a hundred, the folder is refused. The metadata count the files left out,
@@ -138,6 +140,7 @@ class ByteFiles(ArenaBuilder, skip_registration=True):
     def _distinct(self, folders: list[Path]) -> list[File]:
         """Returns one file per distinct content, ordered by digest, without contents of two classes."""
         listed = [archives.files(folder, self.leave_out, self.manual_dir) for folder in folders]
+        _check_layout(folders, listed)
         paths = [(label, path) for label, own in enumerate(listed) for path in own]
         found: dict[bytes, File] = {}
         contradictory: dict[bytes, str] = {}
@@ -162,6 +165,25 @@ class ByteFiles(ArenaBuilder, skip_registration=True):
                 f"classes, more than one in a hundred: {next(iter(contradictory.values()))} are equal."
             )
         return [found[digest] for digest in sorted(found) if digest not in contradictory]
+
+
+def _check_layout(folders: Sequence[Path], listed: Iterable[Iterable[Path]]) -> None:
+    """Refuses folders of splits, and folders that all have the same folders instead of files."""
+    below = [
+        {path.relative_to(folder).parts[0] if path.parent != folder else "" for path in own}
+        for folder, own in zip(folders, listed, strict=True)
+    ]
+    same = len(below[0]) > 1 and "" not in below[0] and all(names == below[0] for names in below)
+    if same:
+        found = f"have no files of their own, and each has the folders {', '.join(sorted(below[0]))}"
+    elif sum(folder.name.lower() in SPLIT_NAMES for folder in folders) > 1:
+        found = "are named like splits"
+    else:
+        return
+    raise UsageError(
+        f"The folders of {folders[0].parent}, {_names(folders)}, {found}; expected a folder for each class. "
+        f"{LAYOUT} Move the files of each class into one folder; bytes makes the splits itself."
+    )
 
 
 def _names(folders: Iterable[Path]) -> str:
