@@ -1,4 +1,4 @@
-"""Atomic writes, which leave the old file or the new one, and file locks."""
+"""Atomic writes, which leave the old file or the new one; file locks; files that systems add to folders."""
 
 import contextlib
 import fcntl
@@ -11,6 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks.errors import UsageError
+
+# Of macOS, Windows, Synology and Linux, beside the hidden ones such as .DS_Store and ._NAME.
+ADDED = {"__macosx", "icon\r", "desktop.ini", "thumbs.db", "$recycle.bin", "@eadir", "lost+found"}
+
+
+def is_added(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or one that systems add to any folder.
+
+    >>> [is_added(name) for name in (".DS_Store", "__MACOSX", "desktop.ini", "train.tsv")]
+    [True, True, True, False]
+    """
+    return name.startswith(".") or name.lower() in ADDED
 
 
 @contextlib.contextmanager

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 from lra_tasks.data.contents import contents, violations
 from lra_tasks.data.dataset import Source
-from lra_tasks.data.location import MANIFEST, DatasetDir, checked_manifest
+from lra_tasks.data.location import MANIFEST, DatasetDir, checked_manifest, read_manifest
 from lra_tasks.errors import UsageError
 from lra_tasks.files import describe, locked
 from lra_tasks.presets import preset
 from lra_tasks.progress import Progress, Silent
+from lra_tasks.sources.archives import in_words
 from lra_tasks.tasks import ARENA, SPLITS, Task, get_task
 
 
@@ -39,7 +40,8 @@ def prepare(
 
     The folder is `data_dir/<builder>/<variant>/<version>`. It appears by one rename, after every file is read
     back, hashed and on the disk. An interrupted preparation leaves nothing usable: the next one removes the
-    remains and starts again. With `overwrite` the old dataset stays until the new one is complete.
+    remains and starts again. With `overwrite` the old dataset stays until the new one is complete. For data
+    that are read from files, `progress` prints the classes with their counts, and the files left out.
 
     Args:
       task: The task or its name.
@@ -61,21 +63,42 @@ def prepare(
     task, progress = get_task(task) if isinstance(task, str) else task, progress or Silent()
     _check_manual_dir(manual_dir)
     place = DatasetDir(task, task.variant if variant is None else variant, data_dir)
-    if not overwrite and _is_prepared(place, progress):
-        return place.folder
+    missing = overwrite or not _is_prepared(place, progress)
+    if missing:
+        _make(place, progress, overwrite, manual_dir=manual_dir, unofficial=unofficial)
+    if manual_dir is not None and not place.builder_class.is_drawn(place.variant):
+        manifest = read_manifest(place)
+        progress.say(f"{task.title(place.variant)} has {_classes(manifest)}")
+        left_out = manifest["metadata"].get("left_out")
+        if missing and left_out:
+            progress.say(f"{task.title(place.variant)} leaves out {in_words(left_out)}")
+    return place.folder
+
+
+def _make(place: DatasetDir, progress: Progress, overwrite: bool, **options: Any) -> None:
+    """Makes a dataset under its lock, unless another process has made it meanwhile."""
     with _writable(place):
         place.lock.parent.mkdir(parents=True, exist_ok=True)
-        message = f"{task.name} is being prepared in {place.folder} by process PID; wait for it, or end it."
+        name = place.task.name
+        message = f"{name} is being prepared in {place.folder} by process PID; wait for it, or end it."
         with locked(place.lock, message):
             if overwrite or not _is_prepared(place, progress):
                 try:
                     _discard(place.staging)
                     _check_room(place)
-                    builder = make_builder(place, progress, manual_dir=manual_dir, unofficial=unofficial)
-                    _generate(builder, place, progress)
+                    _generate(make_builder(place, progress, **options), place, progress)
                 finally:
                     shutil.rmtree(place.staging, ignore_errors=True)
-    return place.folder
+
+
+def _classes(manifest: dict[str, Any]) -> str:
+    """Returns the classes of a dataset and the number of their examples in each split."""
+    splits = manifest["contents"]["splits"]
+    names = dict(enumerate(manifest["metadata"].get("classes", ())))
+    labels = sorted({int(label) for split in SPLITS for label in splits[split]["labels"]})
+    counts = [" / ".join(f"{splits[split]['labels'].get(str(i), 0):,}" for split in SPLITS) for i in labels]
+    classes = ", ".join(f"{names.get(i, i)} {count}" for i, count in zip(labels, counts, strict=True))
+    return f"{len(labels):,} classes ({' / '.join(SPLITS)}): {classes}"
 
 
 class Outcome(NamedTuple):
@@ -196,7 +219,7 @@ def make_builder(
         config=place.builder_class.config_named(place.variant),
         file_format="array_record",
     )
-    builder.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser()
+    builder.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser().absolute()
     builder.unofficial = unofficial
     builder.downloads = place.root / "downloads"
     builder.report = (progress or Silent()).show
@@ -267,16 +290,13 @@ def _mark_other_counts(builder: Any, place: DatasetDir, counts: dict[str, int]) 
     found, expected = (
         " / ".join(f"{numbers[split]:,}" for split in SPLITS) for numbers in (counts, task.num_examples)
     )
-    if not builder.unofficial:
-        raise UsageError(
-            f"The files for {task.name} give {found} examples of {' / '.join(SPLITS)}, expected the arena's "
-            f"{expected}; nothing was kept. Get the arena's files; or --unofficial takes these as they are, "
-            "and marks the dataset, its runs and their reports."
-        )
-    metadata = builder.info.metadata
-    reasons = [metadata["unofficial"]] if "unofficial" in metadata else []
-    metadata["unofficial"] = "; ".join([*reasons, f"{found} examples, the arena's are {expected}"])
-    metadata.save_metadata(place.staging / place.relative)
+    builder.accept_unofficial(
+        f"{found} examples, the arena's are {expected}",
+        f"The files for {task.name} give {found} examples of {' / '.join(SPLITS)}, expected the arena's "
+        f"{expected}; nothing was kept. Get the arena's files; or --unofficial takes these as they are, and "
+        "marks the dataset, its runs and their reports.",
+    )
+    builder.info.metadata.save_metadata(place.staging / place.relative)
 
 
 def _stable_writer(file_format: Any) -> Any:

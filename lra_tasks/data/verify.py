@@ -18,6 +18,7 @@ from lra_tasks.data.dataset import load
 from lra_tasks.data.location import MANIFEST, DatasetDir, damage, data_root, read_manifest
 from lra_tasks.data.prepare import count_records, make_builder
 from lra_tasks.errors import UsageError
+from lra_tasks.files import is_added
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.sources.builder import Example
 from lra_tasks.tasks import SPLITS, TASKS, Task, get_task
@@ -162,7 +163,9 @@ def _check(place: DatasetDir, progress: Progress) -> Finding:
         finding.size = sum(path.stat().st_size for path in place.folder.iterdir())
         finding.problems += damage(place.folder, manifest, verify=True)
         strays = {path.name for path in place.folder.iterdir()} - {MANIFEST, *manifest["files"]}
-        finding.problems += [f"{stray} is not in the manifest." for stray in sorted(strays)]
+        finding.problems += [
+            f"{stray} is not in the manifest." for stray in sorted(strays) if not is_added(stray)
+        ]
         if not finding.problems:
             for problem in _check_contents(place, manifest, finding, lambda *n: progress.show(name, *n)):
                 finding.problems.append(problem)  # one by one: an error keeps those before it

@@ -2,9 +2,12 @@
 
 import contextlib
 import io
+import itertools
 import lzma
+import os
+import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from tarfile import (
@@ -15,13 +18,23 @@ from tarfile import (
     TarFile,
     TarInfo,
 )
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from lra_tasks.errors import MissingData, UsageError
-from lra_tasks.files import describe, locked
+from lra_tasks.files import describe, is_added, locked
 
 BLOCK = 1 << 16  # bytes read at a time; a broken connection loses at most one block
 PATIENCE = 60  # seconds of silence of a server
+LEVELS = 3  # of folders below the user's that are searched for a named file
+# The arena's release; some programs unpack lra_release.gz to a tar archive without a suffix.
+RELEASE = ("lra_release*.gz", "lra_release*.tgz", "lra_release*.tar*", "lra_release")
+SYSTEM = "hidden or system files"
+
+LeaveOut = Callable[[str, str], None]  # is told the reason and the name of everything that is not read
+
+
+def ignore(reason: str, name: str) -> None:
+    """Counts nothing."""
 
 
 class Official(NamedTuple):
@@ -40,6 +53,19 @@ class Official(NamedTuple):
     @property
     def name(self) -> str:
         return PurePosixPath(self.url).name
+
+
+def in_words(counted: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the files and lines that were left out, as an `ArenaBuilder` counts them, for a message.
+
+    >>> in_words({"empty": {"count": 4_000, "first": ["a", "b"]}, "repeated": {"count": 1, "first": ["c"]}})
+    '4,000 empty (a, b, …), 1 repeated (c)'
+    """
+    return ", ".join(
+        f"{found['count']:,} {reason} ({', '.join(found['first'])}"
+        + (", …)" if found["count"] > len(found["first"]) else ")")
+        for reason, found in counted.items()
+    )
 
 
 def find(manual_dir: Path | None, *patterns: str) -> Path | None:
@@ -73,12 +99,65 @@ def find(manual_dir: Path | None, *patterns: str) -> Path | None:
     return None
 
 
-def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """Yields name and content of every regular file of a folder or a tar archive, without unpacking it.
+def source(manual_dir: Path, names: Iterable[str], *patterns: str) -> Path | None:
+    """Returns `manual_dir` if `named` finds one of the files there; else the archive that `find` finds."""
+    return manual_dir if any(nested(manual_dir, name) for name in names) else find(manual_dir, *patterns)
+
+
+def nested(folder: Path, name: str) -> list[Path]:
+    """Returns the files or folders of a name, "a" or "a/b", in a folder and up to three levels below it."""
+    found = itertools.chain.from_iterable(folder.glob("*/" * level + name) for level in range(LEVELS + 1))
+    return [path for path in found if not any(map(is_added, path.relative_to(folder).parts))]
+
+
+def files(folder: Path, leave_out: LeaveOut = ignore, root: Path | None = None) -> list[Path]:
+    """Lists the regular files below a folder by name, without those that are hidden or that systems add.
+
+    A link to a file is a file. A link to a folder is not followed, except for `folder` itself.
 
     Args:
-      path: A folder, read in the order of the names; or a tar archive of any compression, read from beginning
-        to end.
+      folder: Folder to list.
+      leave_out: Function that is told everything else: the reason, and the path relative to `root`.
+      root: `folder` or a folder above it; None is `folder`.
+
+    Raises:
+      UsageError: If the system refuses to list a folder, or a link leads nowhere.
+    """
+
+    def is_kept(path: Path, reason: str, applies: Callable[[Path], bool]) -> bool:
+        added = is_added(path.name)
+        if added or applies(path):
+            leave_out(SYSTEM if added else reason, str(path.relative_to(root or folder)))
+            return False
+        return True
+
+    found: list[Path] = []
+    with reading(folder):
+        for parent, folders, names in os.walk(folder, onerror=_raise):
+            here = Path(parent)
+            folders[:] = [
+                name for name in sorted(folders) if is_kept(here / name, "links to folders", Path.is_symlink)
+            ]
+            found += [
+                here / name for name in sorted(names) if is_kept(here / name, "special files", _is_special)
+            ]
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_special(path: Path) -> bool:
+    return not stat.S_ISREG(path.stat().st_mode)
+
+
+def members(path: Path, leave_out: LeaveOut = ignore) -> Iterator[tuple[str, BinaryIO]]:
+    """Yields name and content of every file of a folder or a tar archive, without unpacking it.
+
+    Args:
+      path: A folder, listed by `files`; or a tar archive of any compression, read from beginning to end.
+      leave_out: Function that is told everything else but folders, as in `files`.
 
     Yields:
       The name inside the folder or archive, with slashes and without "./"; the open file, which must be read
@@ -89,11 +168,9 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
         a file's `read`; a name in it leads outside; or the system refuses to read a file.
     """
     if path.is_dir():
-        with reading(path):
-            files = [file for file in path.rglob("*") if file.is_file()]
-        for name in sorted(file.relative_to(path).as_posix() for file in files):
-            with opened(path / name) as file:
-                yield name, file
+        for place in files(path, leave_out):
+            with opened(place) as file:
+                yield place.relative_to(path).as_posix(), file
         return
     # Not the mode "r|*": its decompression checks no checksum and takes a cut for the end.
     with _refusing_damage(path), TarFile.open(path, "r:*", tarinfo=_Header) as archive:
@@ -104,10 +181,57 @@ def members(path: Path) -> Iterator[tuple[str, BinaryIO]]:
             if name.is_absolute() or ".." in name.parts:
                 raise UsageError(f"{path} has a file named {member.name!r}, which leads outside of it.")
             content = archive.extractfile(member) if member.isreg() else None
-            if content is not None:
+            if any(map(is_added, name.parts)):
+                leave_out(SYSTEM, str(name))
+            elif content is not None:
                 yield str(name), io.BufferedReader(_Content(content, path))
+            elif not member.isdir():
+                leave_out("links and special files", str(name))
         while archive.fileobj.read(BLOCK):
             pass  # the checksum of a compressed archive comes last
+
+
+def named(
+    path: Path, names: Collection[str], where: str, leave_out: LeaveOut = ignore
+) -> Generator[tuple[str, BinaryIO], None, None]:
+    """Yields name and content of the files with these names.
+
+    Args:
+      path: A folder, searched with three levels below it; or a tar archive.
+      names: Names without folders.
+      where: Sentence for the error, where to get the files.
+      leave_out: Function that is told hidden files and those of systems, in the folders of the files.
+
+    Raises:
+      UsageError: If two files have the same name, and as `members`.
+      MissingData: If a file is missing, after the last of the others.
+    """
+    found: dict[str, str] = {}
+    for place, file in _of_folder(path, names, leave_out) if path.is_dir() else members(path, leave_out):
+        name = PurePosixPath(place).name
+        if name not in names:
+            continue
+        if name in found:
+            raise UsageError(
+                f"{path} has two files {name}: {found[name]} and {place}. Leave only the right one there."
+            )
+        found[name] = place
+        yield name, file
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise MissingData(f"{', '.join(missing)} is missing in {path}. {where}")
+
+
+def _of_folder(folder: Path, names: Iterable[str], leave_out: LeaveOut) -> Iterator[tuple[str, BinaryIO]]:
+    places = [place for name in names for place in nested(folder, name)]
+    for parent in sorted({place.parent for place in places}):
+        with reading(parent):
+            added = [path for path in sorted(parent.iterdir()) if is_added(path.name)]
+        for path in added:
+            leave_out(SYSTEM, str(path.relative_to(folder)))
+    for place in places:
+        with opened(place) as file:
+            yield str(place.relative_to(folder)), file
 
 
 class _Header(TarInfo):
@@ -142,7 +266,7 @@ def reading(path: Path) -> Iterator[None]:
             raise  # gzip's, of a damaged file
         raise UsageError(
             f"{error.filename or path} cannot be read: {error.strerror}. The dataset is made from this "
-            "file: make it readable, or get it again."
+            "file: make it readable, replace it or remove it."
         ) from error
 
 

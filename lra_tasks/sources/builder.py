@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +18,7 @@ from lra_tasks.task import SPLITS, Task
 Example = tuple[Any, int]
 # Split → number of examples, a guess where it is unknown, and the examples.
 Splits = Mapping[str, tuple[int, Iterable[Example]]]
+NAMED = 3  # files or lines named of those left out for one reason
 
 
 class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -39,6 +42,8 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       manual_dir: Folder with the user's files, or None.
       downloads: Folder for downloaded files.
       unofficial: Whether files other than the official ones may be used, and marked in the metadata.
+      left_out: Reason → names of the files or lines that are not examples. The metadata of data that are read
+        count them, and name some.
     """
 
     task: ClassVar[Task]
@@ -50,6 +55,28 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     manual_dir: Path | None = None
     downloads: Path = Path()
     unofficial: bool = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.left_out: defaultdict[str, list[str]] = defaultdict(list)
+
+    def leave_out(self, reason: str, name: str) -> None:
+        """Counts a file or a line that is not an example."""
+        self.left_out[reason].append(name)
+
+    def counted(self) -> dict[str, dict[str, Any]]:
+        """Returns reason → number and first names of the files and lines that `leave_out` counted."""
+        return {
+            reason: {"count": len(names), "first": [printable(name) for name in names[:NAMED]]}
+            for reason, names in self.left_out.items()
+        }
+
+    def accept_unofficial(self, reason: str, refusal: str) -> None:
+        """Marks the metadata with the reason, or raises `UsageError` of the refusal without `unofficial`."""
+        if not self.unofficial:
+            raise UsageError(refusal)
+        metadata: Any = self.info.metadata
+        metadata["unofficial"] = "; ".join(filter(None, (metadata.get("unofficial"), reason)))
 
     @classmethod
     def config_named(cls, name: str) -> Any:
@@ -108,7 +135,11 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator[Any]]]]:
-        splits = self.drawn() or self.read()
+        splits = self.drawn()
+        if splits is None:
+            splits = self.read()
+            metadata: Any = self.info.metadata
+            metadata["left_out"] = self.counted()
         total = sum(count for count, _ in splits.values())
         numbers = itertools.count()
         return {split: self._shards(*splits[split], numbers, total) for split in SPLITS}
@@ -134,3 +165,8 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             names = ("tokens",) if self.task.num_inputs == 1 else ("tokens1", "tokens2")
             arrays = (np.frombuffer(sequence, np.uint8) for sequence in sequences)
             yield number, dict(zip(names, arrays, strict=True)) | {"label": label}
+
+
+def printable(name: str) -> str:
+    """Returns the name of a file as UTF-8, which Linux does not guarantee."""
+    return os.fsencode(name).decode(errors="backslashreplace")

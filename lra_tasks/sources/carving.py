@@ -139,13 +139,13 @@ class CarvedBuilder(ArenaBuilder, skip_registration=True):
                 return origin
             unofficial = f"the archive {path.name} with the SHA-256 {sha256}"
         unofficial = f"{unofficial}, not the official {official.name}"
-        if not self.unofficial:
-            raise UsageError(
-                f"The source of {self.task.name} in {path.parent} is {unofficial} with the SHA-256 "
-                f"{official.sha256}. --unofficial uses it if its structure is right, and marks the dataset, "
-                f"its runs and their reports; without --manual-dir {official.url} is downloaded."
-            )
-        return origin | {"unofficial": unofficial}
+        self.accept_unofficial(
+            unofficial,
+            f"The source of {self.task.name} in {path.parent} is {unofficial} with the SHA-256 "
+            f"{official.sha256}. --unofficial uses it if its structure is right, and marks the dataset, its "
+            f"runs and their reports; without --manual-dir {official.url} is downloaded.",
+        )
+        return origin
 
 
 def carve(

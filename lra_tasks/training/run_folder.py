@@ -8,7 +8,7 @@ from typing import Any
 
 from lra_tasks.config import Config, differences, read_config, to_json
 from lra_tasks.errors import UsageError
-from lra_tasks.files import replace, write_json
+from lra_tasks.files import is_added, replace, write_json
 from lra_tasks.training.metrics import environment
 
 LOCK = ".lock"
@@ -25,7 +25,10 @@ def check_folder(run_dir: Path, config: Config) -> None:
                 f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one. `lra train"
                 f" --from {run_dir} --run-dir {run_dir}` resumes that run."
             )
-    elif run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - BEFORE):
+    elif run_dir.exists() and (
+        not run_dir.is_dir()
+        or any(path.name not in BEFORE and not is_added(path.name) for path in run_dir.iterdir())
+    ):
         raise UsageError(f"{run_dir} contains files that are not part of a run. Give another folder.")
 
 

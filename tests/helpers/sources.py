@@ -3,7 +3,7 @@
 import io
 import random
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -51,6 +51,17 @@ def cifar(train=7, test=7, seed=0):
         records = np.concatenate([labels[:, None], pixels.reshape(len(labels), -1)], axis=1)
         files[f"cifar-10-batches-bin/{name}.bin"] = records.astype(np.uint8).tobytes()
     return files
+
+
+def with_added(files):
+    """Returns files and those that macOS and Windows add beside and above them, name → content."""
+    added = {}
+    for name in files:
+        path = PurePath(name)
+        for beside in (".DS_Store", f"._{path.name}", "desktop.ini", "Thumbs.db"):
+            added[str(path.with_name(beside))] = b"\x00\x05\x16\x07 of a system"
+        added[f"__MACOSX/{name}"] = b"of macOS"
+    return files | added
 
 
 def as_folder(files, folder):

@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,69 @@ def test_names_and_kinds_of_members(tmp_path):
             member.type, member.linkname = kind, "a/b"
             archive.addfile(member, io.BytesIO())
     assert read(tmp_path / "some.tar") == {"a/b": b"", "x" * 300: b""}
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_files_that_systems_add_are_left_out(tmp_path, kind):
+    left_out = []
+    files = sources.with_added(FILES)
+    if kind == "folder":
+        sources.as_folder(files, tmp_path / "some")
+        (tmp_path / "some" / "a" / ".#lock").symlink_to("nowhere")  # of Emacs
+        path = tmp_path / "some"
+    else:
+        path = sources.as_archive(files, tmp_path / "some.tar")
+    read = {name: file.read() for name, file in members(path, lambda *found: left_out.append(found))}
+    assert read == FILES
+    assert {reason for reason, _ in left_out} == {"hidden or system files"}
+    names = {name for _, name in left_out}
+    assert {"a/.DS_Store", "a/._b.txt", "a/desktop.ini", "a/c/Thumbs.db"} < names
+    assert "__MACOSX" in names or "__MACOSX/a/z" in names
+
+
+def test_links_of_an_archive_are_counted(tmp_path):
+    left_out = []
+    with tarfile.open(tmp_path / "some.tar", "w") as archive:
+        member = tarfile.TarInfo("a/link")
+        member.type, member.linkname = tarfile.LNKTYPE, "a/b"
+        archive.addfile(member)
+    assert not list(members(tmp_path / "some.tar", lambda *found: left_out.append(found)))
+    assert left_out == [("links and special files", "a/link")]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(folder))
+
+    path = sources.as_folder(FILES, tmp_path)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match=r"/a cannot be read: Permission denied"):
+        read(path)
+
+
+@pytest.mark.parametrize("place", ["", "one/", "one/two/three/"])
+def test_named_files_are_found_below_a_folder_or_in_an_archive(tmp_path, place):
+    files = sources.with_added({f"{place}b.txt": b"b", f"{place}z": b"z", f"{place}other": b""})
+    sources.as_folder(files, tmp_path / "some")
+    archive = sources.as_archive(files, tmp_path / "some.tar")
+    assert archives.source(tmp_path / "some", ["z"], "*.tar") == tmp_path / "some"
+    assert archives.source(tmp_path, ["none"], "*.tar") == archive
+    for path in (tmp_path / "some", archive):
+        reasons = {}
+        leave_out = partial(lambda reasons, reason, name: reasons.update({name: reason}), reasons)
+        found = archives.named(path, ["z", "b.txt"], "Get it.", leave_out)
+        assert {name: file.read() for name, file in found} == {"z": b"z", "b.txt": b"b"}
+        assert reasons[f"{place}.DS_Store"] == "hidden or system files"
+        with pytest.raises(MissingData, match=rf"^none is missing in {path}\. Get it\."):
+            list(archives.named(path, ["z", "none"], "Get it."))
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_two_files_of_one_name_are_refused(tmp_path, kind):
+    write = sources.as_folder if kind == "folder" else sources.as_archive
+    path = write({"some/z": b"", "some/copy/z": b""}, tmp_path / "files.tar")
+    with pytest.raises(UsageError, match=r"two files z: .*z and .*copy/z\. Leave only the right one there\."):
+        list(archives.named(path, ["z"], ""))
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../up", "a/../../up"])

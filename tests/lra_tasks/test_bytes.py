@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from lra_tasks.data.batches import training_batches
 from lra_tasks.data.dataset import completed_task, load, open_dataset
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import MissingData, UsageError
+from lra_tasks.sources import archives
 from lra_tasks.tasks.byte_files import builder as byte_files_builder
 from lra_tasks.tasks.byte_files import task as byte_files
 from lra_tasks.tasks.byte_files.task import MAX_BYTES, references
@@ -43,7 +45,7 @@ def content_of(kind, number):
 def make_collection(folder):
     for kind, count in KINDS.items():
         for number in range(count):
-            path = folder / kind / f"{number % 3}" / f"{number}.{kind}"
+            path = folder / kind / f"{kind}{number % 3}" / f"{number}.{kind}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content_of(kind, number))
     return folder
@@ -159,7 +161,11 @@ def test_a_shard_has_a_limited_number_of_bytes(collection, tmp_path, monkeypatch
 def test_unusable_files_are_left_out(collection, tmp_path):
     (collection / "README").write_text("outside")
     (collection / ".git").mkdir()
+    (collection / "desktop.ini").write_text("of Windows")
     (collection / "elf" / ".hidden").write_text("hidden")
+    (collection / "elf" / "Thumbs.db").write_text("of Windows")
+    (collection / "text" / "__MACOSX").mkdir()
+    (collection / "text" / "__MACOSX" / "file").write_text("of macOS")
     (collection / "elf" / ".cache").mkdir()
     (collection / "elf" / ".cache" / "file").write_text("in a hidden folder")
     (collection / "gzip" / "empty").touch()
@@ -171,14 +177,14 @@ def test_unusable_files_are_left_out(collection, tmp_path):
     folder = prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     left_out = manifest_of(folder)["metadata"]["left_out"]
     assert {reason: found["first"] for reason, found in left_out.items()} == {
-        "hidden": [".git", "elf/.cache", "elf/.hidden"],
+        "hidden or system files": [".git", "desktop.ini", "elf/.cache"],
         "outside of the class folders": ["README"],
         "links to folders": ["gzip/back"],
         "empty": ["gzip/empty"],
         "repeated": [left_out["repeated"]["first"][0]],
         "special files": ["text/pipe"],
     }
-    assert left_out["hidden"]["count"] == 3
+    assert left_out["hidden or system files"]["count"] == 6
     assert manifest_of(folder)["num_examples"] == {"train": 76, "validation": 9, "test": 9}
     contents = [content for split in contents_of(tmp_path / "data").values() for content, _ in split]
     assert b"a link to a file is a file" in contents
@@ -212,7 +218,7 @@ def test_contents_in_two_classes_are_left_out_or_refused(collection, tmp_path):
     (collection / "text" / "one").write_bytes(content_of("elf", 1))
     (collection / "text" / "two").write_bytes(content_of("elf", 2))
     with pytest.raises(
-        UsageError, match=r"3 of 203 contents .* belong to two classes.*elf/./..elf and .*text/"
+        UsageError, match=r"3 of 203 contents .* belong to two classes.*elf/elf./..elf and .*text/"
     ):
         prepare(BYTES, tmp_path / "data", variant="more", manual_dir=collection)
 
@@ -226,7 +232,7 @@ def test_too_few_files_are_refused(collection, tmp_path):
         prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     (collection / "text" / "empty").touch()
     with pytest.raises(
-        UsageError, match=r"has 9 usable files.*Left out of all classes: 1 empty, as .*text/empty\."
+        UsageError, match=r"has 9 usable files.*Left out of all classes: 1 empty \(text/empty\)\."
     ):
         prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     assert not (tmp_path / "data" / "lra_bytes" / "mine").exists()
@@ -244,6 +250,36 @@ def test_too_few_classes_are_refused(tmp_path):
         prepare(BYTES, tmp_path)
 
 
+@pytest.mark.parametrize("stray", [None, ".DS_Store", "README"])
+def test_splits_are_not_taken_for_classes(collection, tmp_path, stray):
+    """A folder one level off: data/{train,test}/{elf,gzip,text}."""
+    for split in ("train", "test"):
+        shutil.copytree(collection, tmp_path / "off" / split)
+    if stray:
+        (tmp_path / "off" / "train" / stray).touch()
+    found = "are named like splits" if stray == "README" else "each has the folders elf, gzip, text"
+    with pytest.raises(UsageError, match=rf"folders of .*off, test, train, .*{found}; expected a folder for"):
+        prepare(BYTES, tmp_path / "data", manual_dir=tmp_path / "off")
+    (tmp_path / "off" / "train").rename(tmp_path / "off" / "monday")
+    (tmp_path / "off" / "test").rename(tmp_path / "off" / "friday")
+    if stray != "README":
+        with pytest.raises(UsageError, match=rf"folders of .*off, friday, monday, .*{found}"):
+            prepare(BYTES, tmp_path / "data", manual_dir=tmp_path / "off")
+    assert not (tmp_path / "data" / "lra_bytes" / "default").exists()
+
+
+def test_classes_and_files_left_out_are_printed(collection, tmp_path):
+    (collection / "elf" / ".DS_Store").touch()
+    said = []
+    progress = arena.Hook(lambda *call: None)
+    progress.say = said.append
+    for _ in range(2):  # made, and found there
+        prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection, progress=progress)
+    counts = "elf 24 / 3 / 3, gzip 32 / 4 / 4, text 19 / 2 / 2"
+    classes = f"bytes/mine has 3 classes (train / validation / test): {counts}"
+    assert said == [classes, "bytes/mine leaves out 1 hidden or system files (elf/.DS_Store)", classes]
+
+
 @pytest.mark.parametrize("name", ["", "my data", "../mine", "-mine", ".mine", "mine/two", "m\xeene"])
 def test_names_that_no_dataset_can_have(tmp_path, name):
     with pytest.raises(UsageError, match=r"The variant of bytes is '.*letters, digits, - and _"):
@@ -253,7 +289,7 @@ def test_names_that_no_dataset_can_have(tmp_path, name):
 def test_unreadable_files_are_reported(collection, tmp_path, monkeypatch):
     (collection / "text" / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(
-        UsageError, match=r"text/gone cannot be read: No such file or directory\. Make it readable"
+        UsageError, match=r"text/gone cannot be read: No such file or directory\. .* make it readable"
     ):
         prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
     (collection / "text" / "gone").unlink()
@@ -264,12 +300,12 @@ def test_unreadable_files_are_reported(collection, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse)
         with pytest.raises(UsageError, match=r"elf cannot be read: Permission denied"):
-            list(byte_files_builder._files(collection / "elf", {}))
+            archives.files(collection / "elf")
     if os.geteuid():
-        (collection / "text" / "0").chmod(0)
+        (collection / "text" / "text0").chmod(0)
         with pytest.raises(UsageError, match="cannot be read: Permission denied"):
             prepare(BYTES, tmp_path / "data", variant="mine", manual_dir=collection)
-        (collection / "text" / "0").chmod(0o700)
+        (collection / "text" / "text0").chmod(0o700)
 
 
 def test_a_file_that_changes_meanwhile_is_refused(collection, tmp_path):

@@ -142,6 +142,19 @@ def test_folder_and_archives_give_the_same_dataset(task, files, archive, tmp_pat
         assert from_folder["metadata"]["unofficial"] == expected
 
 
+def test_files_that_systems_add_change_nothing(task, files, archive, tmp_path):
+    contents = made(task, tmp_path / "plain", archive.parent, unofficial=True)["contents"]
+    archive.rename(tmp_path / "mine" / archive.name.partition(".")[0])  # unpacked by a program of macOS
+    with_added = sources.with_added(files)
+    sources.as_folder(with_added, tmp_path / "unpacked")
+    sources.as_archive(with_added, tmp_path / "packed" / archive.name)
+    for name, beside in (("mine", 0), ("unpacked", 10), ("packed", 10)):
+        manifest = made(task, tmp_path / name, tmp_path / name, unofficial=True)
+        assert manifest["contents"] == contents
+        found = manifest["metadata"]["left_out"].get("hidden or system files", {"count": 0})
+        assert found["count"] >= beside
+
+
 def test_an_archive_that_cannot_be_read_is_named(task, archive, tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -168,7 +181,7 @@ def test_an_unofficial_source_needs_permission(task, files, archive, tmp_path, k
 def test_the_official_archive_needs_no_permission(task, archive, tmp_path, monkeypatch):
     declare_official(monkeypatch, task, archive, f"{NO_SERVER}/{archive.name}")
     metadata = made(task, tmp_path, archive.parent)["metadata"]
-    assert set(metadata) == {"origin", "sha256", "classes"}
+    assert set(metadata) == {"origin", "sha256", "classes", "left_out"}
     assert len(metadata["classes"]) == task.num_classes
 
 
@@ -182,7 +195,7 @@ def test_the_official_archive_is_downloaded(task, archive, tmp_path, monkeypatch
     ):
         made(task, tmp_path / "data", None)
     with pytest.raises(
-        MissingData, match=r"^.* or .*\.tar\* is missing in .*nothing\. .* could not be downloaded"
+        MissingData, match=r"^.* or .*\.tar\* or .* is missing in .*nothing\. .* could not be downloaded"
     ):
         made(task, tmp_path / "data", tmp_path / "nothing")
     archive.rename(tmp_path / "data" / "downloads" / archive.name)  # as if it had been downloaded

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import arena
+from helpers import arena, sources
 
 from lra_tasks.data import prepare as preparation
 from lra_tasks.data.batches import evaluation_batches, training_batches
@@ -390,6 +390,28 @@ def test_release(tmp_path, release):
     assert test.manifest["metadata"]["unofficial"] == unofficial
     (metadata,) = (tmp_path / "lra_listops" / "release").glob("*/metadata.json")
     assert json.loads(metadata.read_text()) == test.manifest["metadata"]
+
+
+def test_a_release_that_other_programs_saved(tmp_path, release):
+    """A spreadsheet adds a byte order mark and quotes, an editor blank lines, macOS files of its own."""
+    expected = json.loads((prepare_release(tmp_path / "plain", release) / "manifest.json").read_text())
+    files = {}
+    for path in release.iterdir():
+        rows = [[f'"{field}"' for field in line.split("\t")] for line in path.read_text().splitlines()]
+        text = "\ufeff" + "".join("\t".join(row) + "\r\n" for row in rows) + "\r\n"
+        files[f"lra_release/listops-1000/{path.name}"] = text.encode()
+    files = sources.with_added(files)
+    sources.as_folder(files, tmp_path / "unpacked")
+    sources.as_archive(files, tmp_path / "packed" / "lra_release")
+    sources.as_archive(files, tmp_path / "gzipped" / "lra_release.gz")
+    for name in ("unpacked", "packed", "gzipped"):
+        folder = prepare_release(tmp_path / f"of {name}", tmp_path / name)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["contents"] == expected["contents"]
+        left_out = manifest["metadata"]["left_out"]
+        assert left_out["blank lines"]["count"] == 3
+        assert "basic_val.tsv, line 3" in left_out["blank lines"]["first"]
+        assert left_out["hidden or system files"]["count"] >= 6
 
 
 def test_a_release_of_other_numbers_needs_leave(tmp_path, release):

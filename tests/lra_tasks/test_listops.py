@@ -183,13 +183,14 @@ def test_expressions_differ(drawn):
 
 
 def test_release_rows():
-    rows = read_rows("basic_val.tsv", 2, ["( ( ( [MAX 3 ) 4 ) ] )\t4\r\n", "[SM 9 9 ]\t8"])
+    rows = read_rows("basic_val.tsv", [(2, b"( ( ( [MAX 3 ) 4 ) ] )\t4\r\n"), (4, b'"[SM 9 9 ]"\t"8"')])
     assert list(rows) == [(parse("[MAX 3 4 ]"), 4), (parse("[SM 9 9 ]"), 8)]
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ('"[SM 9 9 ]\t8', "basic_val.tsv, line 3: the quotes of the fields do not match: unexpected end"),
         ("[SM 9 9 ]\t7", "basic_val.tsv, line 3: the label is 7, the expression is 8"),
         ("[SM 9 9 ]", "basic_val.tsv, line 3: expected an expression, a tab and a digit"),
         ("[SM 9 9 ]\tx", "basic_val.tsv, line 3: expected an expression, a tab and a digit"),
@@ -199,7 +200,7 @@ def test_release_rows():
 )
 def test_release_rows_that_are_wrong(row, message):
     with pytest.raises(UsageError, match=message):
-        list(read_rows("basic_val.tsv", 2, ["[MAX 3 4 ]\t4", row]))
+        list(read_rows("basic_val.tsv", [(2, b"[MAX 3 4 ]\t4"), (3, row.encode())]))
 
 
 def test_references_by_hand():

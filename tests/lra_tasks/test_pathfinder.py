@@ -3,12 +3,15 @@
 import functools
 import hashlib
 import itertools
+import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from helpers import sources
 from PIL import Image
 from scipy import ndimage
 
@@ -469,13 +472,13 @@ def rewrite(release, file, old, new):
     path.write_text(path.read_text().replace(old, new, 1))
 
 
-def prepare_release(release, tmp_path):
+def prepare_release(release, tmp_path, manual_dir=None, unofficial=True):
     return prepare(
         PATHFINDER,
         tmp_path / "data",
         variant="release-32-14",
-        manual_dir=release[0].parents[1],
-        unofficial=True,
+        manual_dir=manual_dir or release[0].parents[1],
+        unofficial=unofficial,
     )
 
 
@@ -489,9 +492,46 @@ def test_release(release, tmp_path):
         assert len(source) == number
         read += [(example["tokens"].tobytes(), example["label"]) for example in source]
     assert read == rows
-    assert source.manifest["metadata"]["left_out"] == [
-        "pathfinder32/curv_contour_length_14/imgs/10/sample_7.png"
-    ]
+    assert source.manifest["metadata"]["left_out"] == {
+        "empty": {"count": 1, "first": ["imgs/10/sample_7.png"]}
+    }
+
+
+def test_a_release_that_other_programs_saved(release, tmp_path):
+    expected = json.loads((prepare_release(release, tmp_path) / "manifest.json").read_text())
+    folder = tmp_path / "all" / "lra_release" / "lra_release" / "pathfinder32" / release[0].name
+    shutil.copytree(release[0], folder)
+    files = {str(path.relative_to(folder)): b"" for path in folder.rglob("*") if path.is_file()}
+    for name in sources.with_added(files).keys() - files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"of a system")
+    metadata = folder / "metadata" / "1.npy"
+    metadata.write_bytes(b"\xef\xbb\xbf" + metadata.read_bytes() + b"\r\n")
+    made = prepare_release(release, tmp_path / "again", manual_dir=tmp_path / "all")
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["contents"] == expected["contents"]
+    left_out = manifest["metadata"]["left_out"]
+    assert {reason: found["count"] for reason, found in left_out.items() if "system" not in reason} == {
+        "empty": 1,
+        "blank lines": 1,
+    }
+    assert left_out["hidden or system files"]["count"] >= 44
+
+
+def test_pictures_of_another_number_need_leave(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(release_files, "RELEASE_PICTURES", 200_000)
+    with pytest.raises(UsageError, match=r"_14 has 40 pictures, the release has 200,000; .*--unofficial"):
+        prepare_release(release, tmp_path, unofficial=False)
+    folder = prepare_release(release, tmp_path)
+    unofficial = json.loads((folder / "manifest.json").read_text())["metadata"]["unofficial"]
+    assert unofficial.startswith("40 pictures, the release has 200,000; 32 / 4 / 3 examples, the arena's")
+
+
+def test_two_folders_of_pictures_are_refused(release, tmp_path):
+    copy = tmp_path / "mine" / "copy" / "pathfinder32" / release[0].name
+    shutil.copytree(release[0], copy)
+    with pytest.raises(UsageError, match=rf"mine has {release[0]} and {copy}, expected one of them"):
+        prepare_release(release, tmp_path)
 
 
 def as_array(release, dtype):
@@ -584,7 +624,7 @@ def cut_short(release):
         (missing_picture, MissingData, r"1/sample_4\.png is missing; .*1\.npy lists it"),
         (more_pictures, UsageError, r"1 has sample_10\.png, which .*1\.npy does not list"),
         (twice_listed, MissingData, r"1/sample_5\.png is missing"),
-        (fewer_files, UsageError, r"curv_contour_length_14 has 30 pictures, expected 40"),
+        (fewer_files, UsageError, r"imgs/1 has sample_0\.png, which .*metadata/1\.npy does not list"),
         (no_metadata, MissingData, r"metadata/K\.npy, K a number, is missing"),
         (other_size, UsageError, r"sample_4\.png is L 64 × 64, expected L 32 × 32"),
         (colour, UsageError, r"sample_4\.png is RGB 32 × 32, expected L 32 × 32"),

@@ -161,7 +161,7 @@ def test_near_empty_papers_are_left_out(graph):
     papers, citations = graph
     for size, left_out in ((999, 1), (1_000, 0)):
         pairs = make_pairs(with_text(papers, HUB, papers[HUB].text[:size]), citations)
-        assert pairs.left_out == {"fewer than 1,000 characters": left_out, "the text of another": 0}
+        assert list(map(len, pairs.left_out.values())) == [left_out, 0]
         assert len(partners(pairs, HUB)) == 0 if left_out else len(partners(pairs, HUB)) > 10
 
 
@@ -176,7 +176,7 @@ def test_papers_with_the_same_text_count_once(graph):
         )
         both = with_text(papers, twin, text[: len(papers[HUB].text)])
         pairs = make_pairs(both, citations + [(twin, id) for id in sorted(refused)])
-        assert pairs.left_out == {"fewer than 1,000 characters": 0, "the text of another": left_out}
+        assert list(map(len, pairs.left_out.values())) == [0, left_out]
         if left_out:  # a citation by a twin excludes a non-citing pair of the paper with its text
             assert not partners(pairs, twin)
             assert len(refused) > 5
@@ -274,6 +274,20 @@ def test_an_archive_gives_the_same_dataset(prepared, acl_files, tmp_path):
     assert shards(folder) == shards(prepared / folder.relative_to(tmp_path / "data"))
 
 
+def test_papers_and_citations_that_other_programs_saved(prepared, acl_files, tmp_path):
+    papers, edges = acl_files.values()
+    edges = b"".join(b'"%s"\t"%s"\r\n' % tuple(line.split(b"\t")) for line in edges.splitlines())
+    saved = zip(acl_files, (papers, edges), strict=True)
+    files = {name: b"\xef\xbb\xbf" + content + b"\n" for name, content in saved}
+    sources.as_folder(sources.with_added(files), tmp_path / "files")
+    folder = prepare(RETRIEVAL, tmp_path / "data", variant="smoke", manual_dir=tmp_path / "files")
+    assert shards(folder) == shards(prepared / folder.relative_to(tmp_path / "data"))
+    left_out = json.loads((folder / "manifest.json").read_text())["metadata"]["left_out"]
+    assert left_out["blank lines"] == {
+        "count": 2, "first": ["papers.jsonl, line 601", "edges.tsv, line 6001"]
+    }  # fmt: skip
+
+
 def test_all_pairs(acl_folder, graph, tmp_path, monkeypatch):
     monkeypatch.setattr(retrieval_builder, "ACL_SHARD", 1_000)
     folder = prepare(RETRIEVAL, tmp_path, variant="acl", manual_dir=acl_folder.parent)
@@ -358,7 +372,7 @@ def test_release(release_data):
             assert example["label"] == float(row[0])
         assert source.manifest["metadata"]["sha256"][name] == hashlib.sha256(content).hexdigest()
     assert source.manifest["metadata"]["origin"] == "the Long Range Arena's release"
-    assert source.manifest["metadata"]["malformed"] == {}
+    assert source.manifest["metadata"]["left_out"] == {}
     unofficial = "12 / 4 / 4 examples, the arena's are 147,086 / 18,090 / 17,437"
     assert source.manifest["metadata"]["unofficial"] == unofficial
     assert RETRIEVAL.title("default") == "retrieval"
@@ -383,7 +397,7 @@ def test_a_file_of_the_release_that_cannot_be_read_is_named(tmp_path, unreadable
 
 
 @pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("name", ["lra_release.gz", "lra_release-1.0.tar"])
+@pytest.mark.parametrize("name", ["lra_release.gz", "lra_release-1.0.tar", "lra_release"])
 def test_the_release_is_read_from_an_archive(release_data, tmp_path, name, order):
     files = dict(list(sources_retrieval.release(label="{}").items())[::order])
     sources.as_archive(files, tmp_path / "files" / name)
@@ -392,7 +406,9 @@ def test_the_release_is_read_from_an_archive(release_data, tmp_path, name, order
     assert [path.name for path in (tmp_path / "files").iterdir()] == [name]
 
 
-@pytest.mark.parametrize("place", retrieval_builder.RELEASE_FOLDERS)
+@pytest.mark.parametrize(
+    "place", ["", "tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data"]
+)
 def test_the_release_is_found_wherever_it_was_unpacked(release_data, tmp_path, place):
     content = {name.rpartition("/")[2]: content for name, content in sources_retrieval.release().items()}
     for name in retrieval_builder.RELEASE_FILES.values():
@@ -400,6 +416,20 @@ def test_the_release_is_found_wherever_it_was_unpacked(release_data, tmp_path, p
         (tmp_path / "files" / place / name).write_bytes(content[name])
     folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files", unofficial=True)
     assert shards(folder) == shards(release_data / folder.relative_to(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_a_release_that_other_programs_saved(release_data, tmp_path, kind):
+    files = sources_retrieval.release()
+    for name in files:
+        files[name] = b"\xef\xbb\xbf" + files[name] + b"\r\n"
+    write = sources.as_folder if kind == "folder" else sources.as_archive
+    write(sources.with_added(files), tmp_path / "files" / "lra_release.tar")
+    folder = prepare(RETRIEVAL, tmp_path / "data", manual_dir=tmp_path / "files", unofficial=True)
+    assert shards(folder) == shards(release_data / folder.relative_to(tmp_path / "data"))
+    left_out = json.loads((folder / "manifest.json").read_text())["metadata"]["left_out"]
+    assert left_out["blank lines"]["count"] == 3
+    assert left_out.keys() == {"blank lines", "hidden or system files"}
 
 
 def test_pairs_that_the_release_repeats_are_kept(tmp_path):
@@ -436,12 +466,11 @@ def test_a_few_malformed_lines_are_left_out(tmp_path):
     source = load(RETRIEVAL, "train", tmp_path / "data")
     assert len(source) == 1_998
     first = [
-        f"line {number}: it has 2 fields, expected 5: label, id1, id2, text1, text2"
+        f"new_aan_pairs.train.tsv, line {number}: it has 2 fields, expected 5: label, id1, id2, text1, text2"
         for number in (1999, 2000)
     ]
-    assert source.manifest["metadata"]["malformed"] == {
-        "new_aan_pairs.train.tsv": {"left out": 2, "first": first}
-    }
+    left_out = source.manifest["metadata"]["left_out"]
+    assert left_out == {"unreadable lines": {"count": 2, "first": first}}
 
 
 @pytest.mark.parametrize(("lines", "malformed"), [(999, 1), (2_000, 3)])

@@ -36,6 +36,7 @@ from lra_tasks.training.checkpoint import Checkpoints
 from lra_tasks.training.memory import memory_bytes
 from lra_tasks.training.metrics import Metrics
 from lra_tasks.training.optimizer import make_optimizer
+from lra_tasks.training.run_folder import check_folder
 from lra_tasks.training.step import Trainer
 
 CONFIG = arena.CONFIG
@@ -508,6 +509,8 @@ def test_a_run_from_before_a_setting_existed_resumes_as_it_began(smoke_run, smok
 
 
 def test_a_folder_of_other_files_is_refused(smoke_data, tmp_path):
+    (tmp_path / ".DS_Store").touch()
+    check_folder(tmp_path, CONFIG)  # a folder that the file manager has shown is an empty one
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match=f"{tmp_path} contains files that are not part of a run"):
         train(CONFIG, tmp_path, data_dir=smoke_data)
@@ -515,7 +518,7 @@ def test_a_folder_of_other_files_is_refused(smoke_data, tmp_path):
         train(CONFIG, tmp_path / "thesis.tex", data_dir=smoke_data)
     with pytest.raises(UsageError, match=r"thesis\.tex"):
         train(CONFIG, tmp_path / "thesis.tex" / "run", data_dir=smoke_data)
-    assert arena.snapshot(tmp_path) == {"thesis.tex": b"years of work"}
+    assert arena.snapshot(tmp_path) == {".DS_Store": b"", "thesis.tex": b"years of work"}
 
 
 def test_missing_data_are_reported(tmp_path):

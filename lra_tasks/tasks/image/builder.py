@@ -1,12 +1,12 @@
 """The TFDS builder of Image, in a module of its own because it imports TFDS."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lra_tasks.errors import MissingData, UsageError
+from lra_tasks.errors import UsageError
 from lra_tasks.sources import archives
 from lra_tasks.sources.carving import CarvedBuilder, Named, configs
 from lra_tasks.tasks.image import task as image
@@ -31,7 +31,7 @@ class Image(CarvedBuilder, skip_registration=True):
     BUILDER_CONFIGS: ClassVar = configs(image.TASK)
     task = image.TASK
     classes = image.CLASSES
-    patterns = ("cifar-10-batches-bin", "cifar-10-binary*.tar*")
+    patterns = ("cifar-10-batches-bin", "cifar-10-binary*.tar*", "cifar-10-binary")
     official = archives.Official(  # as TFDS has it, in url_checksums/cifar10.txt
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         170_052_171,
@@ -39,21 +39,12 @@ class Image(CarvedBuilder, skip_registration=True):
     )
 
     def published(self, path: Path) -> dict[str, list[Named]]:
-        wanted = {name for names in FILES.values() for name in names}
+        wanted = [name for names in FILES.values() for name in names]
+        where = f"The files of CIFAR-10 are {', '.join(wanted)}."
         pictures: dict[str, list[Named]] = {}
-        for member, file in archives.members(path):
-            name = PurePosixPath(member).name
-            if name not in wanted:
-                continue
-            if name in pictures:
-                raise UsageError(f"{path} has two files named {name}; expected one.")
+        for name, file in archives.named(path, wanted, where, self.leave_out):
             pictures[name] = self._pictures(path, name, file.read())
             self.report(f"reading {path.name}", sum(map(len, pictures.values())), 0)
-        missing = ", ".join(sorted(wanted - set(pictures)))
-        if missing:
-            raise MissingData(
-                f"{path} has no {missing}; the files of CIFAR-10 are {', '.join(sorted(wanted))}."
-            )
         return {
             split: [example for name in names for example in pictures[name]] for split, names in FILES.items()
         }

@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from lra_tasks.errors import MissingData, UsageError
-from lra_tasks.sources import archives
+from lra_tasks.sources import archives, tables
 from lra_tasks.sources.builder import ArenaBuilder, Example, Splits
 from lra_tasks.tasks.listops import grammar, release
 from lra_tasks.tasks.listops import task as listops
 
 RELEASE_FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
-WHERE = f"The arena's release, lra_release.gz, has {', '.join(RELEASE_FILES.values())} in listops-1000."
+WHERE = (
+    f"The arena's release, lra_release.gz, has {', '.join(RELEASE_FILES.values())} in listops-1000. "
+    "--manual-dir names the folder with that archive, or a folder with the three files."
+)
 
 
 @dataclass(kw_only=True)
@@ -65,21 +68,24 @@ class ListOps(ArenaBuilder, skip_registration=True):
     def read(self) -> Splits:
         if self.manual_dir is None:
             raise MissingData(
-                "ListOps from the arena's release needs the folder with its files: --manual-dir FOLDER. "
-                f"{WHERE}"
+                f"ListOps from the arena's release needs its files: --manual-dir FOLDER. {WHERE}"
             )
-        splits, digests = {}, {}
-        for split, name in RELEASE_FILES.items():
-            path = self.manual_dir / name
-            if not path.is_file():
-                raise MissingData(f"{name} is missing in {self.manual_dir}. {WHERE}")
-            with archives.opened(path) as file:
-                content = file.read()
-            header, *lines = content.decode("ascii", errors="replace").splitlines() or [""]
-            if header.split("\t") != ["Source", "Target"]:
-                raise UsageError(f"{path}, line 1: the columns are {header!r}, expected Source<tab>Target.")
-            splits[split] = len(lines), release.read_rows(str(path), 2, lines)
+        names = list(RELEASE_FILES.values())
+        path = archives.source(self.manual_dir, names, *archives.RELEASE)
+        if path is None:
+            raise MissingData(f"The arena's files for ListOps are missing in {self.manual_dir}. {WHERE}")
+        self.report(f"reading {path.name}", 0, 0)
+        read, digests = {}, {}
+        for name, file in archives.named(path, names, WHERE, self.leave_out):
+            content = file.read()
+            rows = list(tables.lines(content.splitlines(), name, self.leave_out))
+            number, header = rows[0] if rows else (1, b"")
+            place = f"{path}: {name}, line {number}"
+            if tables.fields(header, place) != ["Source", "Target"]:
+                columns = header[:80].decode(errors="replace")
+                raise UsageError(f"{place}: the columns are {columns!r}, expected Source<tab>Target.")
+            read[name] = len(rows) - 1, release.read_rows(f"{path}: {name}", rows[1:])
             digests[name] = hashlib.sha256(content).hexdigest()
         metadata: Any = self.info.metadata
         metadata.update(origin="the Long Range Arena's release", sha256=digests)
-        return splits
+        return {split: read[name] for split, name in RELEASE_FILES.items()}

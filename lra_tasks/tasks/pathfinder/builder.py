@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from lra_tasks.errors import MissingData
+from lra_tasks.errors import MissingData, UsageError
+from lra_tasks.sources import archives
 from lra_tasks.sources.builder import ArenaBuilder, Example, Splits
 from lra_tasks.sources.threads import in_threads
 from lra_tasks.task import SPLITS
@@ -106,15 +107,27 @@ class Pathfinder(ArenaBuilder, skip_registration=True):
     def read(self) -> Splits:
         config: Any = self.builder_config
         name = f"pathfinder{config.size}/{release.RELEASE_FOLDERS[config.contour_length]}"
-        if self.manual_dir is None or not (self.manual_dir / name).is_dir():
+        found = [] if self.manual_dir is None else archives.nested(self.manual_dir, name)
+        if not found:
             raise MissingData(
                 f"Pathfinder from the arena's release needs the folder that has {name}: --manual-dir FOLDER. "
-                "In lra_release.gz it is lra_release/lra_release."
+                "Unpack lra_release.gz for it."
             )
-        rows = release.release_rows(self.manual_dir / name, config.contour_length)
-        empty = [str(path.relative_to(self.manual_dir)) for path, _ in rows if not path.stat().st_size]
+        if len(found) > 1:
+            raise UsageError(
+                f"{self.manual_dir} has {' and '.join(map(str, found))}, expected one of them. Name the "
+                "folder of the right one: --manual-dir FOLDER."
+            )
+        rows = release.release_rows(found[0], config.contour_length, self.leave_out)
+        if len(rows) != release.RELEASE_PICTURES:
+            count = f"{len(rows):,} pictures, the release has {release.RELEASE_PICTURES:,}"
+            self.accept_unofficial(
+                count,
+                f"{found[0]} has {count}; nothing was kept. Get the release's; or --unofficial takes these "
+                "as they are, and marks the dataset, its runs and their reports.",
+            )
         metadata: Any = self.info.metadata
-        metadata.update(origin="the Long Range Arena's release", left_out=empty)
+        metadata.update(origin="the Long Range Arena's release")
         splits = {}
         for split, (start, stop) in zip(SPLITS, itertools.pairwise((0, 8, 9, 10)), strict=True):
             tenths = rows[len(rows) * start // 10 : len(rows) * stop // 10]

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lra_tasks.errors import UsageError
+from lra_tasks.sources import tables
+from lra_tasks.sources.archives import LeaveOut, ignore
 from lra_tasks.task import SPLITS
 
 SHARES = {"train": 70, "validation": 10, "test": 20}  # of the papers, in percent
@@ -50,23 +52,24 @@ class Pairs(NamedTuple):
     Attributes:
       splits: Split → (first paper, second paper, label); the first cites the second if the label is 1.
       papers: Split → number of papers assigned to it.
-      left_out: Reason → number of papers left out.
+      left_out: Reason → ids of the papers left out.
       other_years: Split → number of non-citing pairs beyond those of citing pairs with an equal distance in
         years.
     """
 
     splits: dict[str, list[tuple[Paper, Paper, int]]]
     papers: dict[str, int]
-    left_out: dict[str, int]
+    left_out: dict[str, list[str]]
     other_years: dict[str, int]
 
 
-def read_papers(name: str, lines: Iterable[bytes]) -> dict[str, Paper]:
+def read_papers(name: str, lines: Iterable[bytes], leave_out: LeaveOut = ignore) -> dict[str, Paper]:
     """Reads `papers.jsonl`: a line is {"id": string, "year": string of digits, "text": string, …}.
 
     Args:
       name: Name of the file, for messages.
       lines: Lines of the file.
+      leave_out: Function that is told blank lines.
 
     Returns:
       Mapping from id to paper.
@@ -75,7 +78,7 @@ def read_papers(name: str, lines: Iterable[bytes]) -> dict[str, Paper]:
       UsageError: If a line is not such an object, or an id occurs twice. The message names file and line.
     """
     papers: dict[str, Paper] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in tables.lines(lines, name, leave_out):
         try:
             row = json.loads(line)
             if not isinstance(row["text"], str):
@@ -92,16 +95,18 @@ def read_papers(name: str, lines: Iterable[bytes]) -> dict[str, Paper]:
     return papers
 
 
-def read_citations(name: str, lines: Iterable[bytes], papers: Mapping[str, Paper]) -> list[Citation]:
-    """Reads `edges.tsv`: a line is citing id, tab, cited id.
+def read_citations(
+    name: str, lines: Iterable[bytes], papers: Mapping[str, Paper], leave_out: LeaveOut = ignore
+) -> list[Citation]:
+    """Reads `edges.tsv`: a line is citing id, tab, cited id. Blank lines are left out.
 
     Raises:
       UsageError: If a line has another form, or names a paper that is not in `papers`. The message names file
         and line.
     """
     citations = []
-    for number, line in enumerate(lines, 1):
-        ids = line.decode(errors="replace").rstrip("\r\n").split("\t")
+    for number, line in tables.lines(lines, name, leave_out):
+        ids = tables.fields(line, f"{name}, line {number}")
         if len(ids) != 2:
             raise UsageError(f"{name}, line {number}: expected citing id, tab, cited id.")
         unknown = [id for id in ids if id not in papers]
@@ -164,8 +169,8 @@ def make_pairs(
         labeled.sort(key=lambda pair: _rank("order", pair[0], pair[1]))
         splits[split] = [(papers[a], papers[b], label) for a, b, label in labeled]
     left_out = {
-        f"fewer than {MIN_CHARACTERS:,} characters": len(papers) - len(same),
-        "the text of another": len(same) - len(kept),
+        f"papers of fewer than {MIN_CHARACTERS:,} characters": sorted(papers.keys() - same.keys()),
+        "papers with the text of another": sorted(same.keys() - split_of.keys()),
     }
     return Pairs(splits, dict(Counter(split_of.values())), left_out, other_years)
 

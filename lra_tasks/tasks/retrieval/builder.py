@@ -2,15 +2,15 @@
 
 import contextlib
 import hashlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
 from lra_tasks.errors import MissingData, UsageError
-from lra_tasks.sources import archives
+from lra_tasks.sources import archives, tables
 from lra_tasks.sources.builder import ArenaBuilder, Example
 from lra_tasks.task import SPLITS
 from lra_tasks.tasks.retrieval import acl_pairs
@@ -21,8 +21,6 @@ RELEASE_FILES = {
     "validation": "new_aan_pairs.eval.tsv",
     "test": "new_aan_pairs.test.tsv",
 }
-RELEASE_FOLDERS = ("", "tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")
-RELEASE_ARCHIVES = ("lra_release*.gz", "lra_release*.tgz", "lra_release*.tar*")
 RELEASE_SHARD = 1_000  # pairs of two texts of some 50 kB
 MOST_MALFORMED = 100  # lines of a file; and no more than one in a thousand
 WHERE_RELEASE = (
@@ -31,7 +29,7 @@ WHERE_RELEASE = (
     "not downloaded automatically; see github.com/google-research/long-range-arena."
 )
 
-ACL = ("acl-pairs-raw", "acl-pairs-raw.tar*")
+ACL = ("acl-pairs-raw*.tar*", "acl-pairs-raw")
 ACL_SHARD = 10_000  # pairs of two texts of 6 kB
 ACL_SHA256 = {  # of the files this project's results are from
     "papers.jsonl": "5a5629b41807b85bdeb594a7ef468e0264b38f2f61ca56ad1ce8dcd90e9a2aad",
@@ -96,54 +94,44 @@ class Retrieval(ArenaBuilder, skip_registration=True):
         return self._read_release() if config.release else self._make_pairs(config.num_examples)
 
     def _read_release(self) -> dict[str, tuple[int, Iterable[Example]]]:
-        path = self._find_release()
-        counts, digests, malformed = {}, {}, {}
-        for name, file in _release_files(path):
-            if name in counts:
-                raise UsageError(f"{path} has two files {name}. Leave only the right one there.")
-            number, digest, wrong = 0, hashlib.sha256(), []
-            for number, line in enumerate(file, 1):
-                digest.update(line)
-                try:
-                    retrieval.read_row(line)
-                except UsageError as error:
-                    wrong.append(f"line {number}: {error}")
-                    if len(wrong) > MOST_MALFORMED:
-                        break
-                if number % 256 == 0:
-                    self.report(f"checking {name}", number, 0)
-            if len(wrong) > min(MOST_MALFORMED, number // 1_000):
-                raise UsageError(
-                    f"{len(wrong):,} of the first {number:,} lines of {name} in {path} cannot be read: "
-                    f"{'; '.join(wrong[:3])}. At most one in 1,000, and {MOST_MALFORMED} in all, is left out."
-                )
-            counts[name], digests[name] = number - len(wrong), digest.hexdigest()
-            if wrong:
-                malformed[name] = {"left out": len(wrong), "first": wrong[:3]}
-        for name in RELEASE_FILES.values():
-            if name not in counts:
-                raise MissingData(f"{name} is missing in {path}. {WHERE_RELEASE}")
-        found = {split: counts[name] for split, name in RELEASE_FILES.items()}
-        metadata: Any = self.info.metadata
-        metadata.update(origin="the Long Range Arena's release", sha256=digests, malformed=malformed)
-        self.shard_examples = RELEASE_SHARD
-        return {split: (found[split], _rows(path, name)) for split, name in RELEASE_FILES.items()}
-
-    def _find_release(self) -> Path:
         if self.manual_dir is None:
             raise MissingData(f"Retrieval needs the arena's files. {WHERE_RELEASE}")
-        for folder in RELEASE_FOLDERS:
-            if any((self.manual_dir / folder / name).is_file() for name in RELEASE_FILES.values()):
-                return self.manual_dir / folder
-        archive = archives.find(self.manual_dir, *RELEASE_ARCHIVES)
-        if archive is None:
+        path = archives.source(self.manual_dir, RELEASE_FILES.values(), *archives.RELEASE)
+        if path is None:
             raise MissingData(f"The arena's files are missing in {self.manual_dir}. {WHERE_RELEASE}")
-        return archive
+        counts, digests = {}, {}
+        for name, file in archives.named(path, RELEASE_FILES.values(), WHERE_RELEASE, self.leave_out):
+            counts[name], digests[name] = self._check(path, name, file)
+        metadata: Any = self.info.metadata
+        metadata.update(origin="the Long Range Arena's release", sha256=digests)
+        self.shard_examples = RELEASE_SHARD
+        return {split: (counts[name], _rows(path, name)) for split, name in RELEASE_FILES.items()}
+
+    def _check(self, path: Path, name: str, file: Iterable[bytes]) -> tuple[int, str]:
+        """Returns number of readable lines and SHA-256 of a file of the release."""
+        digest, count, number, wrong = hashlib.sha256(), 0, 0, list[str]()
+        for number, line in tables.lines(_hashed(file, digest), name, self.leave_out):
+            try:
+                retrieval.read_row(line)
+                count += 1
+            except UsageError as error:
+                wrong.append(f"line {number}: {error}")
+                self.leave_out("unreadable lines", f"{name}, {wrong[-1]}")
+                if len(wrong) > MOST_MALFORMED:
+                    break
+            if number % 256 == 0:
+                self.report(f"checking {name}", number, 0)
+        if len(wrong) > min(MOST_MALFORMED, number // 1_000):
+            raise UsageError(
+                f"{len(wrong):,} of the first {number:,} lines of {name} in {path} cannot be read: "
+                f"{'; '.join(wrong[:3])}. At most one in 1,000, and {MOST_MALFORMED} in all, is left out."
+            )
+        return count, digest.hexdigest()
 
     def _make_pairs(self, num_examples: dict[str, int] | None) -> dict[str, tuple[int, Iterable[Example]]]:
         lines, digests = self._read_acl()
-        papers = acl_pairs.read_papers("papers.jsonl", lines["papers.jsonl"])
-        citations = acl_pairs.read_citations("edges.tsv", lines["edges.tsv"], papers)
+        papers = acl_pairs.read_papers("papers.jsonl", lines["papers.jsonl"], self.leave_out)
+        citations = acl_pairs.read_citations("edges.tsv", lines["edges.tsv"], papers, self.leave_out)
         limits = num_examples and {split: count // 2 for split, count in num_examples.items()}
         made = acl_pairs.make_pairs(papers, citations, limits)
         found = {split: len(pairs) for split, pairs in made.splits.items()}
@@ -158,9 +146,11 @@ class Retrieval(ArenaBuilder, skip_registration=True):
             license="CC BY-NC-SA 3.0, of the Anthology's papers of before 2016",
             sha256=digests,
             papers=made.papers,
-            left_out=made.left_out,
             other_years=made.other_years,
         )
+        for reason, ids in made.left_out.items():
+            for id in ids:
+                self.leave_out(reason, id)
         self.shard_examples = ACL_SHARD
         return {
             split: (found[split], (((a.text.encode(), b.text.encode()), label) for a, b, label in pairs))
@@ -171,40 +161,26 @@ class Retrieval(ArenaBuilder, skip_registration=True):
         """Returns lines and SHA-256 of each file."""
         if self.manual_dir is None:
             raise MissingData(f"Pairs of our own need papers and citations. {WHERE_ACL}")
-        folder = self.manual_dir
-        path = folder if (folder / "papers.jsonl").is_file() else archives.find(folder, *ACL)
+        path = archives.source(self.manual_dir, ACL_SHA256, *ACL)
         if path is None:
-            raise MissingData(f"acl-pairs-raw.tar.xz is missing in {folder}. {WHERE_ACL}")
+            raise MissingData(f"acl-pairs-raw.tar.xz is missing in {self.manual_dir}. {WHERE_ACL}")
         lines, digests = {}, {}
-        for member, file in archives.members(path):
-            name = PurePosixPath(member).name
-            if name in ACL_SHA256:
-                content = file.read()
-                lines[name] = content.splitlines()
-                digests[name] = hashlib.sha256(content).hexdigest()
-        for name in ACL_SHA256:
-            if name not in lines:
-                raise MissingData(f"{name} is missing in {path}. {WHERE_ACL}")
+        for name, file in archives.named(path, ACL_SHA256, WHERE_ACL, self.leave_out):
+            content = file.read()
+            lines[name] = content.splitlines()
+            digests[name] = hashlib.sha256(content).hexdigest()
         return lines, {name: digests[name] for name in ACL_SHA256}
 
 
-def _release_files(path: Path) -> Generator[tuple[str, BinaryIO], None, None]:
-    """Yields name and content of the release's files, from a folder or an archive."""
-    if path.is_dir():
-        for name in RELEASE_FILES.values():
-            if (path / name).is_file():
-                with archives.opened(path / name) as file:
-                    yield name, file
-        return
-    for member, file in archives.members(path):
-        name = PurePosixPath(member).name
-        if name in RELEASE_FILES.values():
-            yield name, file
+def _hashed(lines: Iterable[bytes], digest: Any) -> Iterator[bytes]:
+    for line in lines:
+        digest.update(line)
+        yield line
 
 
 def _rows(path: Path, wanted: str) -> Iterator[Example]:
-    with contextlib.closing(_release_files(path)) as files:
-        file = next(file for name, file in files if name == wanted)
-        for line in file:
+    with contextlib.closing(archives.named(path, [wanted], WHERE_RELEASE)) as files:
+        _, file = next(files)
+        for _, line in tables.lines(file, wanted):
             with contextlib.suppress(UsageError):
                 yield retrieval.read_row(line)

@@ -30,7 +30,7 @@ class Text(CarvedBuilder, skip_registration=True):
     BUILDER_CONFIGS: ClassVar = configs(text.TASK)
     task = text.TASK
     classes = text.CLASSES
-    patterns = ("aclImdb", "aclImdb*.tar*")
+    patterns = ("aclImdb", "aclImdb*.tar*", "aclImdb_v1")
     official = archives.Official(  # as TFDS has it, in datasets/imdb_reviews/checksums.tsv
         "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
         84_125_825,
@@ -40,7 +40,7 @@ class Text(CarvedBuilder, skip_registration=True):
     def published(self, path: Path) -> dict[str, list[Named]]:
         reviews: dict[str, list[Named]] = {"train": [], "test": []}
         numbers: dict[str, set[int]] = {f"{split}/{kind}": set() for split in reviews for kind in RATINGS}
-        for name, file in archives.members(path):
+        for name, file in archives.members(path, self.leave_out):
             place = _PLACE.fullmatch(name)
             if place is None:
                 continue
