@@ -391,10 +391,9 @@ def test_a_run_depends_on_its_configuration_alone(smoke_run, moments):
     arena.assert_same_run(smoke_run, moments[0])
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_run_killed_at_random_moments_reaches_the_same_result(seed, smoke_data, moments, tmp_path):
+def test_a_run_killed_at_random_moments_reaches_the_same_result(smoke_data, moments, tmp_path):
     undisturbed, count = moments
-    draw, killed = random.Random(seed), 0
+    draw, killed = random.Random(0), 0
     for _ in range(3):
         result = arena.train_apart(
             CONFIG, tmp_path / "run", smoke_data, "SIGKILL", draw.randrange(1, int(0.7 * count))
@@ -407,11 +406,10 @@ def test_a_run_killed_at_random_moments_reaches_the_same_result(seed, smoke_data
     assert_curves_are_the_rows(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_run_saves_on_a_signal_and_resumes_identically(name, smoke_data, moments, tmp_path):
+def test_a_run_saves_on_a_signal_and_resumes_identically(smoke_data, moments, tmp_path):
     undisturbed, count = moments
     run_dir = tmp_path / "run"
-    result = arena.train_apart(CONFIG, run_dir, smoke_data, name, int(0.4 * count))
+    result = arena.train_apart(CONFIG, run_dir, smoke_data, "SIGINT", int(0.4 * count))
     assert result.returncode == 0
     (step,) = re.findall(
         rf"^lra: Stopped at step (\d+) and saved in {run_dir}\. Repeat the same", result.stderr
