@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from lra_tasks.data.location import MANIFEST, data_root
+from lra_tasks.training.jax_settings import NUMERICS
 
 PACKAGES = (
     "hrrformer",
@@ -21,7 +22,7 @@ INCOMPATIBLE = {  # package and version → reason
     ("jaxlib", "0.11.1"): "its FFTs on CPU can hang",
     ("jaxlib", "0.11.2"): "its FFTs on CPU can hang",
 }
-VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "JAX_ENABLE_X64")
+VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", *map(str.upper, NUMERICS))
 
 
 def environment(data_dir: str | os.PathLike[str] | None = None) -> dict[str, str]:

@@ -117,7 +117,7 @@ def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[
     for origin in origins:
         origin |= {"identity": origin["identity"][:12]} if "identity" in origin else {}
     for environment in environments:
-        environment |= environment.pop("versions", {})
+        environment |= environment.pop("versions", {}) | environment.pop("jax_settings", {})
     return {
         "settings": _differing([flat(run.config) for run in past if run.config is not None]),
         "versions and machine": _differing(environments),

@@ -204,5 +204,5 @@ def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str
             " length that inputs are padded to."
         )
     if any(other["environment"] != environment for other in summaries):
-        notes.append("Some runs have other versions or another machine: see their env.json.")
+        notes.append("Some runs have other versions, machines or settings of JAX: see their env.json.")
     return notes
