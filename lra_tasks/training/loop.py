@@ -6,7 +6,6 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 from lra_tasks.config import Config
 from lra_tasks.data.dataset import Dataset
 from lra_tasks.errors import Interrupted, UsageError
-from lra_tasks.files import write_json
+from lra_tasks.files import local_path, write_json
 from lra_tasks.model.encoder import num_parameters
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.training import processes
@@ -93,8 +92,8 @@ def train(
 
     Raises:
       UsageError: For an incomplete dataset, a folder with a run of another configuration, on other data or
-        under other settings of JAX, a mode of JAX such as `JAX_DISABLE_JIT`,
-        `tensorboard` without tensorboardX, a step that does not fit into
+        under other settings of JAX, a folder that cannot be written or has no file locks, a URL, a mode of
+        JAX such as `JAX_DISABLE_JIT`, `tensorboard` without tensorboardX, a step that does not fit into
         memory, a batch or sequence that the devices cannot share, an unsuitable mixer, a loss that is not
         finite, or a full disk. With several processes, all of them raise the faults of arguments, data,
         folder and memory that one of them finds. Other faults of one process (it runs out of memory while it
@@ -103,7 +102,7 @@ def train(
       Interrupted: After Ctrl-C or SIGTERM, once the run has been saved.
     """
     check_modes()
-    run_dir = Path(run_dir)
+    run_dir = local_path(run_dir, "run_dir")
     progress = progress if progress is not None and processes.is_first() else Silent()
     summary = finished_summary(config, run_dir, tensorboard=tensorboard, progress=progress)
     if summary is not None:

@@ -28,7 +28,7 @@ from lra_tasks.training.checkpoint import Checkpoints
 from lra_tasks.training.jax_settings import differing, numerics
 from lra_tasks.training.memory import free_bytes, memory_bytes
 from lra_tasks.training.metrics import Metrics
-from lra_tasks.training.run_folder import LOCK, check_data, check_folder, claim, unwritable
+from lra_tasks.training.run_folder import LOCK, check_data, check_folder, check_place, claim, unwritable
 from lra_tasks.training.signals import asked_to_end
 from lra_tasks.training.step import Trainer, TrainState
 from lra_tasks.training.tensorboard import Curves, check_installed
@@ -122,6 +122,8 @@ def open_run(
 
     # Data, and a trainer on the devices.
     with processes.together():
+        if first:
+            check_place(run_dir)
         if dataset is None and processes.count() == 1:
             prepare_drawn(config, data_dir, progress)
         progress.show(f"{label}: checking the data")

@@ -8,7 +8,7 @@ from typing import Any
 
 from lra_tasks.config import Config, differences, read_config, to_json
 from lra_tasks.errors import UsageError
-from lra_tasks.files import replace, write_json
+from lra_tasks.files import folder_problem, replace, write_json
 from lra_tasks.training.jax_settings import differing, numerics
 from lra_tasks.training.metrics import environment
 
@@ -39,6 +39,16 @@ def _check_jax_settings(run_dir: Path) -> None:
             f"The run in {run_dir} began with other settings of JAX; nothing was changed. The differences"
             f" (there, here): {changed}. Set them as they were, for example by the environment variable"
             f" {changed.partition(':')[0].upper()}, or give another folder."
+        )
+
+
+def check_place(run_dir: Path) -> None:
+    """Refuses a folder in which checkpoints cannot be written; Orbax needs file locks for them."""
+    if problem := folder_problem(run_dir):
+        raise UsageError(
+            f"run_dir must be a folder that can be written, on a file system with locks; {run_dir} is"
+            f" {problem}. Give another folder; Lustre has locks if it is mounted with -o flock.",
+            argument="run_dir",
         )
 
 
