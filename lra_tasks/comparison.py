@@ -2,19 +2,18 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from lra_tasks.config import Config, Settings
 from lra_tasks.data.dataset import completed_task, open_dataset
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import UsageError
-from lra_tasks.files import write_json
+from lra_tasks.files import local_path, write_json
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.reporting.report import ORDER, report
 from lra_tasks.reporting.results import Report
 from lra_tasks.training import processes
 from lra_tasks.training.loop import train
-from lra_tasks.training.run_folder import check_folder
+from lra_tasks.training.run_folder import check_folder, check_place
 from lra_tasks.training.step import Trainer
 from lra_tasks.training.tensorboard import check_installed
 
@@ -56,7 +55,7 @@ def compare(
       Interrupted: As `lra_tasks.train`.
     """
     progress = progress or Silent()
-    run_dir = Path(run_dir)
+    run_dir = local_path(run_dir, "run_dir")
     if processes.count() > 1:
         raise UsageError(
             "A comparison is for one process. With several processes, train its runs one by one, and call"
@@ -66,6 +65,7 @@ def compare(
         raise UsageError("A comparison needs at least one mixer and one seed.")
     if tensorboard:
         check_installed()
+    check_place(run_dir)
     configs = [
         Config(settings=settings, task=task, mixer=mixer, seed=seed)
         for mixer in dict.fromkeys(mixers)

@@ -15,6 +15,7 @@ from lra_tasks.bench.roofline import least_counts, least_seconds, machine_rates
 from lra_tasks.bench.settings import AttentionSettings
 from lra_tasks.errors import UsageError
 from lra_tasks.progress import Progress, Silent
+from lra_tasks.training.jax_settings import check_modes
 from lra_tasks.training.memory import memory_bytes
 from lra_tasks.training.metrics import environment
 
@@ -44,10 +45,12 @@ def bench_attention(
       implementation; empty unless asked for), and "environment".
 
     Raises:
-      UsageError: Settings with which nothing can be measured, or `memory` together with `million`.
+      UsageError: Settings with which nothing can be measured, `memory` together with `million`, or a mode of
+        JAX in which compiled functions do not run.
     """
     progress, settings = progress or Silent(), settings or AttentionSettings()
     settings.check()
+    check_modes()
     for name in settings.implementations:
         implementations.implementation(name)
     found: dict[str, Any] = {"rows": [], "rates": {}, "longest": [], "million": []}

@@ -90,9 +90,11 @@ def _run(
 ) -> None:
     """Measures, prints and writes; files that cannot be written are refused first."""
     from lra_tasks.bench.plot import plot
-    from lra_tasks.files import write_json
+    from lra_tasks.files import local_path, write_json
     from lra_tasks.progress import Progress
 
+    json = json and local_path(json, "json")
+    picture = picture and local_path(picture, "plot")
     for flag, path in (("--json", json), ("--plot", picture)):
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{flag} {path}: the folder {path.parent} does not exist; make it first.")

@@ -3,8 +3,12 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from lra_tasks.data.location import MANIFEST, data_root
+from lra_tasks.errors import UsageError
+from lra_tasks.files import folder_problem
+from lra_tasks.training.jax_settings import NUMERICS
 
 PACKAGES = (
     "hrrformer",
@@ -21,7 +25,7 @@ INCOMPATIBLE = {  # package and version → reason
     ("jaxlib", "0.11.1"): "its FFTs on CPU can hang",
     ("jaxlib", "0.11.2"): "its FFTs on CPU can hang",
 }
-VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "JAX_ENABLE_X64")
+VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", *map(str.upper, NUMERICS))
 
 
 def environment(data_dir: str | os.PathLike[str] | None = None) -> dict[str, str]:
@@ -44,11 +48,20 @@ def environment(data_dir: str | os.PathLike[str] | None = None) -> dict[str, str
         found["memory"] = f"{total / 1e9:,.1f} GB" + ("" if free is None else f", {free / 1e9:,.1f} GB free")
     except (ImportError, RuntimeError) as error:  # a broken package or driver is part of the report
         found["devices"] = f"none, since JAX fails: {error}"
-    root = data_root(data_dir)
-    manifests = sorted(root.glob(f"lra_*/*/*/{MANIFEST}"))
-    datasets = ", ".join(str(path.parent.relative_to(root)) for path in manifests)
-    found["data folder"] = f"{root}, prepared: {datasets or 'nothing'}"
+    try:
+        root = data_root(data_dir)
+        manifests = sorted(root.glob(f"lra_*/*/*/{MANIFEST}"))
+        datasets = ", ".join(str(path.parent.relative_to(root)) for path in manifests)
+        found["data folder"] = f"{_described(root)}, prepared: {datasets or 'nothing'}"
+    except UsageError as error:  # TFDS_DATA_DIR is a URL
+        found["data folder"] = str(error)
+    found["current folder"] = _described(Path.cwd())  # `runs` is made there
     return found | {name: os.environ[name] for name in VARIABLES if name in os.environ}
+
+
+def _described(folder: Path) -> str:
+    problem = folder_problem(folder)
+    return f"{folder}, {problem}" if problem else str(folder)
 
 
 def _version(name: str) -> str:

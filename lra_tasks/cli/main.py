@@ -11,8 +11,11 @@ from typing import Any
 
 try:
     import tyro
-except ModuleNotFoundError:
-    print("lra: the arena is not installed. Run: pip install 'hrrformer[lra]'", file=sys.stderr)
+
+    from lra_tasks.files import local_path
+except ImportError as error:
+    missing = "the arena is not installed. Run: pip install 'hrrformer[lra]'"
+    print(f"lra: {missing if isinstance(error, ModuleNotFoundError) else error}", file=sys.stderr)
     sys.exit(2)
 
 from lra_tasks.cli.arguments import flags, prepare_help
@@ -133,7 +136,7 @@ def _parse_run(kind: type[Any], prog: str, arguments: Sequence[str]) -> Any:
     if chosen.from_ is not None:
         if any(argument.partition("=")[0] == "--preset" for argument in arguments):
             raise UsageError("--from and --preset both choose the settings to start from; give one of them.")
-        config = read_config(chosen.from_)
+        config = read_config(local_path(chosen.from_, "from"))
         run: dict[str, Any] = (
             {"mixer": config.mixer_name, "seed": config.seed} if kind is COMMANDS["train"] else {}
         )

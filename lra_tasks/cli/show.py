@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lra_tasks.data.dataset import Source, load
 from lra_tasks.errors import UsageError
-from lra_tasks.files import writing
+from lra_tasks.files import local_path, writing
 from lra_tasks.tasks import Task, get_task
 
 BLANKS = "\t\u00a0\u2009\u200a\u202f\u3000"
@@ -66,6 +66,7 @@ def show(
         raise UsageError(f"--png draws pictures, and {task.name} consists of texts: leave --png out.")
     if png is not None and examples > MOST_PICTURES:
         raise UsageError(f"A PNG shows at most {MOST_PICTURES} pictures; got --examples {examples}.")
+    png = png if png is None else local_path(png, "png")
     source = load(task, split, data_dir, variant=variant, verify=False)  # SHA-256 takes too long for a look
     if not 0 <= start <= len(source) - examples:
         raise UsageError(
@@ -74,7 +75,7 @@ def show(
         )
     chosen = source.__getitems__(range(start, start + examples))
     if png is not None:
-        _contact_sheet(source, chosen, Path(png))
+        _contact_sheet(source, chosen, png)
         return
     console = console or Console(highlight=False)
     lines = [Text(line, "bold") for line in wrapped(_title(source, chosen), console.width)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks.errors import UsageError, unknown_name
-from lra_tasks.files import describe
+from lra_tasks.files import describe, local_path
 from lra_tasks.tasks import SPLITS, Task
 
 MANIFEST = "manifest.json"
@@ -19,8 +19,10 @@ MANIFEST = "manifest.json"
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Returns the folder of all datasets; for None TFDS's own, `TFDS_DATA_DIR` or ~/tensorflow_datasets."""
-    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(root).expanduser().absolute()
+    if data_dir:
+        return local_path(data_dir, "data_dir").absolute()
+    root = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return local_path(root, "TFDS_DATA_DIR", flag=False).absolute()
 
 
 @dataclass(frozen=True)

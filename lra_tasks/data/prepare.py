@@ -19,7 +19,7 @@ from lra_tasks.data.contents import contents, violations
 from lra_tasks.data.dataset import Source
 from lra_tasks.data.location import MANIFEST, DatasetDir, checked_manifest, read_manifest
 from lra_tasks.errors import UsageError
-from lra_tasks.files import describe, locked
+from lra_tasks.files import UNSUPPORTED, describe, local_path, locked
 from lra_tasks.presets import preset
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.sources.archives import in_words
@@ -45,8 +45,8 @@ def prepare(
 
     Args:
       task: The task or its name.
-      data_dir: Folder of all datasets; None uses the environment's TFDS_DATA_DIR, else
-        ~/tensorflow_datasets.
+      data_dir: Folder of all datasets on this machine, "~/data" for example; None uses the environment's
+        TFDS_DATA_DIR, else ~/tensorflow_datasets.
       variant: Variant of the task's data, "smoke" for example; None makes the full task.
       manual_dir: Folder with the user's files, for a variant that reads such files.
       unofficial: Whether to accept files that are not the official ones, if their structure is right; the
@@ -81,7 +81,12 @@ def _make(place: DatasetDir, progress: Progress, overwrite: bool, **options: Any
         place.lock.parent.mkdir(parents=True, exist_ok=True)
         name = place.task.name
         message = f"{name} is being prepared in {place.folder} by process PID; wait for it, or end it."
-        with locked(place.lock, message):
+        with locked(place.lock, message) as no_locks:
+            if no_locks:
+                progress.say(
+                    f"{place.lock.parent} is on a file system without file locks ({no_locks}): do not prepare"
+                    f" {name} there by another command at the same time."
+                )
             if overwrite or not _is_prepared(place, progress):
                 try:
                     _discard(place.staging)
@@ -159,7 +164,7 @@ def prepare_all(
 
 
 def _check_manual_dir(manual_dir: str | os.PathLike[str] | None) -> None:
-    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+    if manual_dir is not None and not local_path(manual_dir, "manual_dir").is_dir():
         raise UsageError(
             f"The folder {manual_dir} does not exist; --manual-dir names a folder with your files."
         )
@@ -219,7 +224,7 @@ def make_builder(
         config=place.builder_class.config_named(place.variant),
         file_format="array_record",
     )
-    builder.manual_dir = None if manual_dir is None else Path(manual_dir).expanduser().absolute()
+    builder.manual_dir = None if manual_dir is None else local_path(manual_dir, "manual_dir").absolute()
     builder.unofficial = unofficial
     builder.downloads = place.root / "downloads"
     builder.report = (progress or Silent()).show
@@ -339,5 +344,8 @@ def _flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # some file systems flush files only, and no folders
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)

@@ -1,7 +1,6 @@
 """Past runs: their states and results, and the differences between some of them."""
 
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from lra_tasks.config import Config, flat, from_json
 from lra_tasks.errors import UsageError
+from lra_tasks.files import is_locked, local_path
 from lra_tasks.presets import preset_of
 from lra_tasks.progress import duration
 from lra_tasks.tasks import get_task
@@ -65,7 +65,7 @@ def runs(*folders: str | os.PathLike[str]) -> list[PastRun]:
     []
     """
     found: dict[Path, PastRun] = {}
-    for folder in map(Path, folders or ("runs",)):
+    for folder in _paths(folders or ("runs",)):
         if not folder.is_dir():
             raise UsageError(f"The folder {folder} does not exist. `lra train` and `lra compare` make runs.")
         for path in _run_folders(folder):
@@ -75,7 +75,7 @@ def runs(*folders: str | os.PathLike[str]) -> list[PastRun]:
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is the folder of a run, and not one that contains runs."""
-    return os.path.isfile(Path(folder, "config.json"))
+    return _is_run(local_path(folder, "folder", flag=False))
 
 
 def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[str, ...]]]:
@@ -91,9 +91,9 @@ def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[
     Raises:
       UsageError: If a folder is not the folder of a run, or the run cannot be read.
     """
-    paths = [Path(folder) for folder in folders]
+    paths = _paths(folders)
     for path in paths:
-        if not is_run(path):
+        if not _is_run(path):
             raise UsageError(f"{path} is not the folder of a run: config.json is missing.")
     past = [_read(path) for path in paths]
     for run in past:
@@ -117,7 +117,7 @@ def compared(folders: Sequence[str | os.PathLike[str]]) -> dict[str, list[tuple[
     for origin in origins:
         origin |= {"identity": origin["identity"][:12]} if "identity" in origin else {}
     for environment in environments:
-        environment |= environment.pop("versions", {})
+        environment |= environment.pop("versions", {}) | environment.pop("jax_settings", {})
     return {
         "settings": _differing([flat(run.config) for run in past if run.config is not None]),
         "versions and machine": _differing(environments),
@@ -148,8 +148,16 @@ def title(run: PastRun) -> str:
         return run.config.task
 
 
+def _paths(folders: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    return [local_path(folder, "folder", flag=False) for folder in folders]
+
+
+def _is_run(folder: Path) -> bool:
+    return os.path.isfile(folder / "config.json")  # False for a folder that cannot be read
+
+
 def _run_folders(folder: Path) -> Iterator[Path]:
-    if is_run(folder):
+    if _is_run(folder):
         yield folder
         return  # its checkpoints below are thousands of files
     try:
@@ -166,7 +174,7 @@ def _read(folder: Path) -> PastRun:
     try:
         config = from_json((folder / "config.json").read_text())
         summary = _json(folder / "summary.json")
-        running = not summary and _is_locked(folder / ".lock")
+        running = not summary and is_locked(folder / ".lock")
         saved = _saved(folder / "checkpoints")
         rows = list(Metrics(folder / "metrics.jsonl").rows())
         if not summary and not running:  # a resumed run drops the rows after its last checkpoint
@@ -192,20 +200,6 @@ def _read(folder: Path) -> PastRun:
         return PastRun(folder, "resumable", changed, step=saved, **known)
     except (UsageError, OSError, ValueError, KeyError, TypeError) as error:  # errors of damaged files
         return PastRun(folder, "unreadable", changed, problem=str(error) or repr(error))
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process has locked the run; a lock on another machine may be invisible."""
-    if not path.is_file():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed where the file is closed, at once
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without such locks
-            return False
-    return False
 
 
 def _saved(checkpoints: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from lra_tasks.config import Config, flat, read_config
 from lra_tasks.data.dataset import Dataset, open_dataset
 from lra_tasks.errors import UsageError
-from lra_tasks.files import replace, write_json
+from lra_tasks.files import local_path, replace, write_json
 from lra_tasks.model.mixers import about
 from lra_tasks.presets import preset_of
 from lra_tasks.progress import Progress, Silent
@@ -48,7 +48,7 @@ def report(
       UsageError: No finished run, two runs of one mixer and seed, or runs that differ in more than mixer and
         seed, or in their data.
     """
-    folder = Path(folder)
+    folder = local_path(folder, "folder", flag=False)
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.")
     order = json.loads((folder / ORDER).read_text()) if (folder / ORDER).is_file() else []
@@ -204,5 +204,5 @@ def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str
             " length that inputs are padded to."
         )
     if any(other["environment"] != environment for other in summaries):
-        notes.append("Some runs have other versions or another machine: see their env.json.")
+        notes.append("Some runs have other versions, machines or settings of JAX: see their env.json.")
     return notes

@@ -15,6 +15,7 @@ from lra_tasks.config import Config, read_config
 from lra_tasks.data.batches import evaluation_batches
 from lra_tasks.data.dataset import open_dataset
 from lra_tasks.errors import UsageError
+from lra_tasks.files import local_path
 from lra_tasks.model.encoder import Classifier
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.task import Examples, Task
@@ -86,7 +87,7 @@ def evaluate(
         raise UsageError(
             "An evaluation is for one process. Train the run on several processes, and evaluate it on one."
         )
-    run_dir = Path(run_dir)
+    run_dir = local_path(run_dir, "run_dir", flag=False)
     config = read_config(run_dir)
     dataset = open_dataset(config.task, config.settings.variant, data_dir)
     if length is not None:
@@ -115,7 +116,7 @@ def restore(run_dir: str | os.PathLike[str]) -> tuple[Classifier, Config, Task]:
     Raises:
       UsageError: If the run or its validated checkpoint is missing, or the checkpoint cannot be read.
     """
-    run_dir = Path(run_dir)
+    run_dir = local_path(run_dir, "run_dir", flag=False)
     config = read_config(run_dir)
     task, origin = get_task(config.task), run_dir / "data.json"
     if not task.num_classes and origin.is_file():  # without it the checkpoint is missing too

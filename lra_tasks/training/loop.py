@@ -6,7 +6,6 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,11 +15,12 @@ import numpy as np
 from lra_tasks.config import Config
 from lra_tasks.data.dataset import Dataset
 from lra_tasks.errors import Interrupted, UsageError
-from lra_tasks.files import write_json
+from lra_tasks.files import local_path, write_json
 from lra_tasks.model.encoder import num_parameters
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.training import processes
 from lra_tasks.training.evaluate import evaluate_params
+from lra_tasks.training.jax_settings import check_modes
 from lra_tasks.training.memory import memory_bytes
 from lra_tasks.training.metrics import environment
 from lra_tasks.training.preflight import OpenRun, finished_summary, open_run
@@ -91,28 +91,36 @@ def train(
       The summary: accuracies in percent, counts, seconds, bytes; see `summary.json`.
 
     Raises:
-      UsageError: For an incomplete dataset, a folder with a run of another configuration or on other data,
-        `tensorboard` without tensorboardX, a step that does not fit into memory, a batch or sequence that the
-        devices cannot share, an unsuitable mixer, a loss that is not finite, or a full disk. With several
-        processes, all of them raise the faults of arguments, data, folder and memory that one of them finds.
-        Other faults of one process (it runs out of memory while it compiles, it cannot read a checkpoint, its
-        disk is full) are raised on that process, and JAX terminates the others.
+      UsageError: For an incomplete dataset, a folder with a run of another configuration, on other data or
+        under other settings of JAX, a folder that cannot be written or has no file locks, a URL, a mode of
+        JAX such as `JAX_DISABLE_JIT`, `tensorboard` without tensorboardX, a step that does not fit into
+        memory, a batch or sequence that the devices cannot share, an unsuitable mixer, a loss that is not
+        finite, or a full disk. With several processes, all of them raise the faults of arguments, data,
+        folder and memory that one of them finds. Other faults of one process (it runs out of memory while it
+        compiles, it cannot read a checkpoint, its disk is full) are raised on that process, and JAX
+        terminates the others.
       Interrupted: After Ctrl-C or SIGTERM, once the run has been saved.
     """
-    run_dir = Path(run_dir)
+    check_modes()
+    run_dir = local_path(run_dir, "run_dir")
     progress = progress if progress is not None and processes.is_first() else Silent()
     summary = finished_summary(config, run_dir, tensorboard=tensorboard, progress=progress)
     if summary is not None:
         return summary
-    with open_run(
-        config,
-        run_dir,
-        dataset=dataset,
-        data_dir=data_dir,
-        mesh=mesh,
-        tensorboard=tensorboard,
-        progress=progress,
-    ) as run:
+    # The loop itself checks every loss; JAX would raise an error that names neither step nor examples.
+    with (
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        open_run(
+            config,
+            run_dir,
+            dataset=dataset,
+            data_dir=data_dir,
+            mesh=mesh,
+            tensorboard=tensorboard,
+            progress=progress,
+        ) as run,
+    ):
         state, best_params, counters = _restore(run)
         best_params = _train_steps(run, state, best_params, counters)
 

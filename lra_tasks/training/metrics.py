@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks.files import replace, writing
+from lra_tasks.training.jax_settings import numerics
 from lra_tasks.training.tensorboard import Curves
 
 VERSIONED = ("hrrformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def environment() -> dict[str, Any]:
-    """Returns the versions, the machine and the devices, on which results depend beside the configuration."""
+    """Returns versions, machine, devices and settings of JAX, on which results depend too."""
     import jax
 
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in VERSIONED},
+        "jax_settings": numerics(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "processes": jax.process_count(),

@@ -25,9 +25,10 @@ from lra_tasks.task import Examples
 from lra_tasks.tasks import get_task
 from lra_tasks.training import processes
 from lra_tasks.training.checkpoint import Checkpoints
+from lra_tasks.training.jax_settings import differing, numerics
 from lra_tasks.training.memory import free_bytes, memory_bytes
 from lra_tasks.training.metrics import Metrics
-from lra_tasks.training.run_folder import LOCK, check_data, check_folder, claim, unwritable
+from lra_tasks.training.run_folder import LOCK, check_data, check_folder, check_place, claim, unwritable
 from lra_tasks.training.signals import asked_to_end
 from lra_tasks.training.step import Trainer, TrainState
 from lra_tasks.training.tensorboard import Curves, check_installed
@@ -121,6 +122,8 @@ def open_run(
 
     # Data, and a trainer on the devices.
     with processes.together():
+        if first:
+            check_place(run_dir)
         if dataset is None and processes.count() == 1:
             prepare_drawn(config, data_dir, progress)
         progress.show(f"{label}: checking the data")
@@ -227,14 +230,19 @@ def _check_dataset(config: Config, dataset: Dataset) -> None:
 
 def _check_alike(config: Config, origin: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
     """Refuses a process with another configuration, mesh or other examples than process 0."""
-    own = [to_json(config), origin["identity"], dict(mesh.shape)]
-    (first_config, first_identity, first_mesh), *others = processes.gather(own)
-    for number, (other_config, other_identity, other_mesh) in enumerate(others, 1):
+    own = [to_json(config), origin["identity"], dict(mesh.shape), numerics()]
+    (first_config, first_identity, first_mesh, first_numerics), *others = processes.gather(own)
+    for number, (other_config, other_identity, other_mesh, other_numerics) in enumerate(others, 1):
         if other_mesh != first_mesh:
             raise UsageError(
                 f"mesh must be equal in all processes; got {first_mesh} in process 0 and {other_mesh} in"
                 f" process {number}.",
                 argument="mesh",
+            )
+        if other_numerics != first_numerics:
+            raise UsageError(
+                f"Process {number} has other settings of JAX than process 0:"
+                f" {differing(first_numerics, other_numerics)}. Give every process the same."
             )
         changed = differences(from_json(first_config), from_json(other_config))
         if changed:

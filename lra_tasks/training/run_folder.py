@@ -8,7 +8,8 @@ from typing import Any
 
 from lra_tasks.config import Config, differences, read_config, to_json
 from lra_tasks.errors import UsageError
-from lra_tasks.files import is_added, replace, write_json
+from lra_tasks.files import folder_problem, is_added, replace, write_json
+from lra_tasks.training.jax_settings import differing, numerics
 from lra_tasks.training.metrics import environment
 
 LOCK = ".lock"
@@ -25,11 +26,34 @@ def check_folder(run_dir: Path, config: Config) -> None:
                 f" (there, here): {'; '.join(changed)}. Give another folder, or delete that one. `lra train"
                 f" --from {run_dir} --run-dir {run_dir}` resumes that run."
             )
+        _check_jax_settings(run_dir)
     elif run_dir.exists() and (
         not run_dir.is_dir()
         or any(path.name not in BEFORE and not is_added(path.name) for path in run_dir.iterdir())
     ):
         raise UsageError(f"{run_dir} contains files that are not part of a run. Give another folder.")
+
+
+def _check_jax_settings(run_dir: Path) -> None:
+    """Refuses settings of JAX that would change the numbers of a run from here."""
+    path = run_dir / "env.json"
+    began: dict[str, Any] = json.loads(path.read_text()).get("jax_settings", {}) if path.is_file() else {}
+    if changed := differing(began, numerics()):
+        raise UsageError(
+            f"The run in {run_dir} began with other settings of JAX; nothing was changed. The differences"
+            f" (there, here): {changed}. Set them as they were, for example by the environment variable"
+            f" {changed.partition(':')[0].upper()}, or give another folder."
+        )
+
+
+def check_place(run_dir: Path) -> None:
+    """Refuses a folder in which checkpoints cannot be written; Orbax needs file locks for them."""
+    if problem := folder_problem(run_dir):
+        raise UsageError(
+            f"run_dir must be a folder that can be written, on a file system with locks; {run_dir} is"
+            f" {problem}. Give another folder; Lustre has locks if it is mounted with -o flock.",
+            argument="run_dir",
+        )
 
 
 def check_data(run_dir: Path, origin: dict[str, Any]) -> None:

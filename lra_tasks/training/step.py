@@ -16,6 +16,7 @@ from lra_tasks.data.batches import Batch
 from lra_tasks.errors import UsageError
 from lra_tasks.model.encoder import Classifier
 from lra_tasks.task import Task
+from lra_tasks.training.jax_settings import check_modes
 from lra_tasks.training.mesh import check_mesh, make_mesh
 from lra_tasks.training.optimizer import make_optimizer
 
@@ -44,10 +45,11 @@ class Trainer:
 
     Raises:
       UsageError: If the devices cannot share batch or sequence, or the mixer is unknown, does not take its
-        options or keeps state.
+        options or keeps state, or in a mode of JAX that training does not support.
     """
 
     def __init__(self, config: Config, task: Task, mesh: Mapping[str, int] | str | None = None) -> None:
+        check_modes()
         self.mesh = make_mesh(mesh)
         check_mesh(self.mesh, config)
         self._config = config

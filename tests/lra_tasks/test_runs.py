@@ -116,12 +116,14 @@ def test_differences(smoke_race, resumable):
 
     environment = json.loads((resumable / "env.json").read_text())
     environment["versions"]["jax"], environment["devices"] = "0.1", ["other"]
+    environment["jax_settings"]["jax_enable_x64"] = True
     (resumable / "env.json").write_text(json.dumps(environment))
     (resumable / "data.json").write_text(json.dumps({"dataset": "lra_other", "identity": "f" * 64}))
     found = compared([smoke_race / "hrr-seed0", resumable])
     changed = {name: cells for name, *cells in found["versions and machine"]}
     assert changed["jax"][1] == "0.1"
     assert changed["devices"][1] == "other"
+    assert changed["jax_enable_x64"] == ["False", "True"]
     assert next((n, c[1]) for n, *c in found["data"] if n == "identity") == ("identity", "f" * 12)
     results = {name: cells for name, *cells in found["results"]}
     assert results["steps"] == ["12", "9/11"]

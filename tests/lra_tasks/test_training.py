@@ -685,10 +685,12 @@ def test_a_run_stops_on_a_full_disk_and_resumes(step, small_disk, smoke_data, sm
     arena.assert_same_run(run_dir, smoke_run)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(smoke_data, tmp_path, batches):
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_loss_that_is_not_finite_stops_the_run(smoke_data, tmp_path, batches, debug):
+    """Also where JAX looks for NaNs too: its error names neither step nor examples."""
     config = change(optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": None}, save_every=1)
     for _ in range(2):  # the same command ends in the same place
-        with pytest.raises(UsageError) as caught:
+        with pytest.raises(UsageError) as caught, jax.debug_nans(debug), jax.debug_infs(debug):
             train(config, tmp_path, data_dir=smoke_data)
         (step, saved) = re.fullmatch(
             r"The loss of step (\d+) is .*The checkpoint of step (\d+) is kept\..*", str(caught.value)
