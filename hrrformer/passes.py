@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, Float
 
 from hrrformer import fft, spectral
@@ -130,7 +131,7 @@ def num_segments(x: Float[Array, "*B T N H"]) -> int:
     if axes := sharding.spec[x.ndim - 3]:
         axes = (axes,) if isinstance(axes, str) else axes
         return math.prod(sharding.mesh.shape[axis] for axis in axes)
-    if jax.sharding.get_abstract_mesh().manual_axes or not isinstance(length, int):
+    if jax.sharding.get_abstract_mesh().manual_axes or is_symbolic_dim(length):
         return 1
     together = math.gcd(length, jax.device_count())
     return max(n for n in range(1, together + 1) if together % n == 0 and (n == 1 or n * size <= length))
@@ -150,7 +151,7 @@ def join(x: Array, axis: int) -> Array:
 
 def _block_size(shape: tuple[int, ...]) -> int:
     """Returns the number of tokens of a block; all of them where an exported program leaves sizes open."""
-    if not all(isinstance(size, int) for size in shape):
+    if any(map(is_symbolic_dim, shape)):
         return shape[-3]
     least, most = BLOCK_SIZES.get(jax.default_backend(), BLOCK_SIZES["default"])
     on_each_device = math.prod(shape) / jax.device_count()
