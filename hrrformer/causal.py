@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -115,7 +114,7 @@ def _blocks(
     dtype = spectral.accumulation_dtype(query.dtype)
     implementation = variant.implementation
     precision = spectral.matmul_precision(query.dtype, variant.precision)
-    block = BLOCK if is_symbolic_dim(length) else min(BLOCK, length)
+    block = BLOCK if passes.is_symbolic(length) else min(BLOCK, length)
     num_blocks = -(-length // block)
     scale = spectral.bin_scale(size, dtype)
     tau = 1.0 if temperature is None else jnp.swapaxes(temperature, -1, -2)

@@ -118,6 +118,11 @@ def reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
     return jnp.where(present, jax.lax.rsqrt(square) / peak, 0.0)
 
 
+def is_symbolic(*sizes: int) -> bool:
+    """Whether a program that `jax.export` traces leaves any of the sizes open."""
+    return any(map(is_symbolic_dim, sizes))
+
+
 def num_segments(x: Float[Array, "*B T N H"]) -> int:
     """Returns P, so that the cuts between segments include those between devices.
 
@@ -131,7 +136,7 @@ def num_segments(x: Float[Array, "*B T N H"]) -> int:
     if axes := sharding.spec[x.ndim - 3]:
         axes = (axes,) if isinstance(axes, str) else axes
         return math.prod(sharding.mesh.shape[axis] for axis in axes)
-    if jax.sharding.get_abstract_mesh().manual_axes or is_symbolic_dim(length):
+    if jax.sharding.get_abstract_mesh().manual_axes or is_symbolic(length):
         return 1
     together = math.gcd(length, jax.device_count())
     return max(n for n in range(1, together + 1) if together % n == 0 and (n == 1 or n * size <= length))
@@ -151,7 +156,7 @@ def join(x: Array, axis: int) -> Array:
 
 def _block_size(shape: tuple[int, ...]) -> int:
     """Returns the number of tokens of a block; all of them where an exported program leaves sizes open."""
-    if any(map(is_symbolic_dim, shape)):
+    if is_symbolic(*shape):
         return shape[-3]
     least, most = BLOCK_SIZES.get(jax.default_backend(), BLOCK_SIZES["default"])
     on_each_device = math.prod(shape) / jax.device_count()
