@@ -1,16 +1,22 @@
 """`attention_fn`, HRR attention for Flax's multi-head attention layers, and the common part of our own."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from hrrformer import attention
-from hrrformer.arguments import Mask
+from hrrformer.algebra import unit
+from hrrformer.arguments import Mask, key_padding
 from hrrformer.causal import CausalState
+from hrrformer.memory import Method, hrr_memory, hrr_memory_step
 from hrrformer.variant import AxisName, Implementation, Inverse, Output, Variant
+
+# Stored poles are multiplied by it: a step of the optimizer moves them by a tenth.
+SCALE = 0.1
 
 
 def attention_fn(
@@ -138,13 +144,74 @@ def attend(
     return out, state
 
 
-def check_heads(num_heads: int, qkv_features: int, temperature: float) -> int:
+def retrieve(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B T N H"],
+    value: Float[Array, "*B T N H"],
+    poles: tuple[Array, Array],
+    skip: Float[Array, " N_H"],
+    state: Complex[Array, "*B N K"] | None,
+    *,
+    mask: Mask | None,
+    is_causal: bool,
+    implementation: Method | None,
+    precision: jax.lax.PrecisionLike,
+    axis_name: AxisName | None,
+) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K"] | None]:
+    """Computes the heads of the layer `HRRMemory` from its projections and stored parameters."""
+    heads, size = value.shape[-2:]
+    log_rate, phase = (SCALE * x.reshape(2, heads, -1) for x in poles)
+    rate = jnp.exp(log_rate)
+    if is_causal or state is not None:
+        rate, phase = rate[0], phase[0]
+    options: dict[str, Any] = {
+        # Pairs without correlation then sum to one size, whatever the rate.
+        "gain": jnp.sqrt(-jnp.expm1(-2.0 * rate)),
+        "rate": rate,
+        "phase": phase,
+        "mask": mask,
+        "implementation": implementation,
+        "precision": precision,
+    }
+    impulse = jnp.expand_dims(jnp.eye(1, size, dtype=value.dtype), range(value.ndim - 2))
+    query, key = query + impulse, key + impulse  # the identity of binding, where training starts
+    if state is None:
+        found = hrr_memory(query, key, value, is_causal=is_causal, axis_name=axis_name, **options)
+    else:
+        if axis_name is not None:
+            raise ValueError(
+                f"axis_name must be None while decoding, since a token is on one device; got {axis_name!r}."
+            )
+        found, state = hrr_memory_step(query, key, value, state, **options)
+    skipped = value * jnp.expand_dims(skip.reshape(heads, size), range(value.ndim - 2)).astype(value.dtype)
+    if mask is not None:
+        skipped = jnp.where(key_padding(mask, value.shape)[..., None, None], skipped, 0.0)
+    return unit(found + skipped) * math.sqrt(size), state
+
+
+def check_heads(num_heads: int, qkv_features: int, temperature: float = 1.0) -> int:
     """Returns the head size of a layer, or raises ValueError for arguments that a layer refuses."""
     if num_heads < 1 or qkv_features % num_heads:
         raise ValueError(f"num_heads must divide qkv_features ({qkv_features}); got {num_heads}.")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive; got {temperature}.")
     return qkv_features // num_heads
+
+
+def initial_log_rate(
+    key: PRNGKeyArray, num_heads: int, head_size: int, horizon: int, dtype: DTypeLike
+) -> Float[Array, " S"]:
+    """Returns the stored log rates of a layer `HRRMemory`: times 1 / rate log-uniform from 2 to `horizon`."""
+    if not horizon > 2:
+        raise ValueError(f"horizon must be more than 2 tokens; got {horizon}.")
+    shape = (2 * num_heads * (head_size // 2 + 1),)
+    return -jax.random.uniform(key, shape, dtype, math.log(2.0), math.log(horizon)) / SCALE
+
+
+def initial_phase(key: PRNGKeyArray, log_rate: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Returns the stored phases: until it has faded to 1/e, a pair turns by less than one turn."""
+    turns = jax.random.uniform(key, log_rate.shape, log_rate.dtype, 0.0, 2.0 * math.pi)
+    return turns * jnp.exp(SCALE * log_rate) / SCALE
 
 
 def three_inputs(

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Complex, Float
 
 from hrrformer.causal import CausalState
-from hrrformer.spectral import accumulation_dtype
+from hrrformer.spectral import accumulation_dtype, complex_dtype
 from hrrformer.variant import Inverse, Output, Variant
 
 INVERSES: tuple[str, ...] = get_args(Inverse)
@@ -31,6 +31,26 @@ class Given(NamedTuple):
     value: Float[Array, "*B T N H"]
     valid: Bool[Array, "*#B T"] | None
     temperature: Float[Array, "*#B 1 #N"] | None
+
+
+class GivenMemory(NamedTuple):
+    """The checked arrays of a call to a holographic memory, in the dtypes of its sums.
+
+    Attributes:
+      query, key, value: Arrays (*B, T, N, H) in one dtype.
+      rate, phase, gain: Arrays (2, N, K), past and future; (1, N, K) for a causal memory.
+      state: State before the first token, (*B, N, K); None for zeros.
+      valid: True for valid tokens; None if all are valid.
+    """
+
+    query: Float[Array, "*B T N H"]
+    key: Float[Array, "*B T N H"]
+    value: Float[Array, "*B T N H"]
+    rate: Float[Array, "sides N K"]
+    phase: Float[Array, "sides N K"]
+    gain: Float[Array, "sides N K"]
+    state: Complex[Array, "*B N K"] | None
+    valid: Bool[Array, "*B T"] | None
 
 
 def check(
@@ -62,7 +82,52 @@ def check(
         tau = jnp.asarray(temperature, accumulation_dtype(dtype))
         tau = jnp.expand_dims(tau, range(len(expected) - tau.ndim))
     query, key, value = (x.astype(dtype) for x in (query, key, value))
-    return Given(query, key, value, None if mask is None else _key_padding(mask, query.shape), tau)
+    return Given(query, key, value, None if mask is None else key_padding(mask, query.shape), tau)
+
+
+def check_memory(
+    query: Array,
+    key: Array,
+    value: Array,
+    rate: float | Array,
+    phase: float | Array,
+    gain: float | Array | None,
+    state: Array | None,
+    mask: Mask | None,
+    *,
+    is_causal: bool,
+) -> GivenMemory:
+    """Returns the arrays of a call as `GivenMemory`, or raises the errors that `hrr_memory` lists."""
+    query, key, value = map(jnp.asarray, (query, key, value))
+    _check_inputs(query, key, value)
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        _check_sharding(name, x, is_causal=False)
+    query, key, value = (x.astype(jnp.result_type(query, key, value)) for x in (query, key, value))
+    dtype = accumulation_dtype(query.dtype)
+    *batch, _, heads, size = query.shape
+    shape = (heads, size // 2 + 1)
+    sides = (1,) if is_causal else (2,)
+
+    def poles(name: str, x: Any) -> Array:
+        expected = shape if is_causal else (2, *shape)
+        if not _broadcasts(jnp.shape(x), expected):
+            raise ValueError(f"{name} must broadcast to {expected}; got shape {jnp.shape(x)}.")
+        return jnp.broadcast_to(jnp.asarray(x, dtype), (*sides, *shape))
+
+    if state is not None:
+        state = jnp.asarray(state, complex_dtype(dtype))
+        if state.shape != (*batch, *shape):
+            raise ValueError(f"state must have shape {(*batch, *shape)}; got {state.shape}.")
+    return GivenMemory(
+        query,
+        key,
+        value,
+        poles("rate", rate),
+        poles("phase", phase),
+        poles("gain", 1.0 if gain is None else gain),
+        state,
+        None if mask is None else jnp.broadcast_to(key_padding(mask, query.shape), query.shape[:-2]),
+    )
 
 
 def check_state(state: CausalState, query: Array) -> None:
@@ -120,7 +185,7 @@ def _broadcasts(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(shape) <= len(expected) and all(g in (1, w) for g, w in zip(shape, last, strict=True))
 
 
-def _key_padding(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
+def key_padding(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "*#B T"]:
     """Returns the mask with the axes of the inputs, or raises if it is not a key-padding mask."""
     if not hasattr(mask, "ndim"):
         mask = jnp.asarray(mask)  # nested lists

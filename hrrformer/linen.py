@@ -1,4 +1,4 @@
-"""HRR attention as a Flax Linen layer."""
+"""HRR attention and the holographic memory as Flax Linen layers."""
 
 import functools
 from typing import Any
@@ -9,9 +9,10 @@ from flax.linen.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hrrformer.adapter import attend, check_heads, three_inputs
+from hrrformer.adapter import attend, check_heads, initial_log_rate, initial_phase, retrieve, three_inputs
 from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState, init_causal_state
+from hrrformer.memory import Method, init_memory_state
 from hrrformer.spectral import accumulation_dtype
 from hrrformer.variant import AxisName, Implementation, Inverse, Output, Variant
 
@@ -198,3 +199,119 @@ class HRRAttention(nn.Module):
         return [
             self.variable("cache", f"cached_{name}", lambda x=x: x) for name, x in start._asdict().items()
         ]
+
+
+class HRRMemory(nn.Module):
+    """Multi-head holographic memory: each token retrieves values of other tokens, by content and distance.
+
+    The formula, the parameters and their meaning are those of `hrrformer.nnx.HRRMemory`. Linen infers D from
+    the input. For partitioned parameters give initializers made by `nn.with_partitioning`.
+
+    Attributes:
+      num_heads: Number of heads N, a divisor of `qkv_features`.
+      qkv_features: Size N·H over all heads; None means the input's last axis.
+      out_features: Size of the output's last axis; None means the input's.
+      horizon: Longest time, in tokens, after which a pair has faded to 1/e before training.
+      implementation, axis_name: As in `hrrformer.hrr_memory`.
+      dtype: Dtype of the computation; None infers it from input and parameters.
+      param_dtype: Dtype of the parameters.
+      precision: Precision of all matrix products, see `jax.lax.Precision`.
+      kernel_init, bias_init: Initializers of the four projections.
+      use_bias: Biases in the four projections.
+      decode: Continuation of the sequences in the collection `cache` at every call. `init` creates it for
+        the number of sequences in the inputs: `cached_state` (*B, N, K), complex.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from hrrformer.linen import HRRMemory
+    >>> layer = HRRMemory(num_heads=4, horizon=100)
+    >>> x, mask = jnp.ones((2, 7, 32)), jnp.arange(7) < jnp.array([[7], [4]])
+    >>> variables = layer.init(jax.random.key(0), x, mask=mask)
+    >>> layer.apply(variables, x, mask=mask).shape
+    (2, 7, 32)
+    """
+
+    num_heads: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    qkv_features: int | None = None
+    out_features: int | None = None
+    horizon: int = 1024
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = nn.initializers.zeros_init()
+    use_bias: bool = False
+    decode: bool = False
+    implementation: Method | None = None
+    axis_name: AxisName | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs_q: Float[Array, "*B T D"],
+        inputs_k: Float[Array, "*B T D"] | None = None,
+        inputs_v: Float[Array, "*B T D"] | None = None,
+        *,
+        mask: Mask | None = None,
+        is_causal: bool = False,
+    ) -> Float[Array, "*B T O"]:
+        """Applies the memory.
+
+        Args:
+          inputs_q: Array (*B, T, D).
+          inputs_k: Array of the same shape; None means `inputs_q`.
+          inputs_v: Array of the same shape; None means `inputs_k`.
+          mask: Key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
+          is_causal: Retrieval from the token itself and earlier ones; always so while decoding.
+
+        Returns:
+          Output (*B, T, out_features).
+
+        Raises:
+          ValueError: If `num_heads` does not divide `qkv_features`, for `inputs_v` without `inputs_k`, a
+            horizon of 2 or less, or decoding without a cache; and as `hrrformer.hrr_memory`.
+        """
+        inputs_q, inputs_k, inputs_v = three_inputs(inputs_q, inputs_k, inputs_v)
+        features = inputs_q.shape[-1]
+        qkv_features = features if self.qkv_features is None else self.qkv_features
+        heads = (self.num_heads, check_heads(self.num_heads, qkv_features))
+        linear = functools.partial(
+            nn.DenseGeneral,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            precision=self.precision,
+        )
+        projections = zip(("query", "key", "value"), (inputs_q, inputs_k, inputs_v), strict=True)
+        query, key, value = (linear(heads, name=name)(x) for name, x in projections)
+        dtype = self.param_dtype
+        log_rate = self.param("log_rate", initial_log_rate, *heads, self.horizon, dtype)
+        phase = self.param("phase", initial_phase, log_rate)
+        skip = self.param("skip", nn.initializers.ones, (qkv_features,), dtype)
+        # As in Flax's own layers, `init` creates the cache and reads no token into it.
+        started = self.has_variable("cache", "cached_state")
+        cache = None
+        if self.decode:
+            if not started and not self.is_initializing():
+                raise ValueError(
+                    "decode=True needs the collection 'cache'; got none. Take it from init of this layer."
+                )
+            start = init_memory_state(tuple(query.shape[:-3]), *heads, accumulation_dtype(query.dtype))
+            cache = self.variable("cache", "cached_state", lambda: start)
+        found, state = retrieve(
+            query,
+            key,
+            value,
+            (log_rate, phase),
+            skip,
+            cache.value if cache is not None and started else None,
+            mask=mask,
+            is_causal=is_causal or self.decode,
+            implementation=self.implementation,
+            precision=self.precision,
+            axis_name=self.axis_name,
+        )
+        if cache is not None and state is not None:
+            cache.value = state
+        return linear(self.out_features or features, axis=(-2, -1), name="out")(found)

@@ -1,4 +1,4 @@
-"""HRR attention as a Flax NNX layer."""
+"""HRR attention and the holographic memory as Flax NNX layers."""
 
 import functools
 from collections.abc import Mapping
@@ -11,9 +11,10 @@ from flax.nnx.nn.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Float
 
-from hrrformer.adapter import attend, check_heads, three_inputs
+from hrrformer.adapter import attend, check_heads, initial_log_rate, initial_phase, retrieve, three_inputs
 from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState, init_causal_state
+from hrrformer.memory import Method, init_memory_state
 from hrrformer.spectral import accumulation_dtype
 from hrrformer.variant import AxisName, Implementation, Inverse, Output, Variant
 
@@ -305,3 +306,197 @@ class HRRAttention(nnx.Module):
             self.cached_memory[...] = state.memory
             self.cached_log_normalizer[...] = state.log_normalizer  # type: ignore[index]
             self.cached_num_tokens[...] = state.num_tokens  # type: ignore[index]
+
+
+class HRRMemory(nnx.Module):
+    """Multi-head holographic memory: each token retrieves values of other tokens, by content and distance.
+
+        o = W_out · concat_heads(norm(hrr_memory(δ + W_query x, δ + W_key x, W_value x) + skip · W_value x))
+
+    δ, the unit impulse, is the identity of binding, so training starts near a sum of fading values. norm
+    divides the vector of each head by its root mean square. The layer knows the order of its tokens: a model
+    does not need other positions.
+
+    The parameters are `query`, `key`, `value` and `out` as in `HRRAttention`, and three flat arrays, which
+    weight decay spares where it applies to matrices alone: `log_rate` and `phase` (2·N·K,), stored ten times
+    as large as they are, so that the rate of learning for them is a tenth; and `skip` (N·H,).
+
+    Args:
+      num_heads: Number of heads N, a divisor of `qkv_features`.
+      in_features: Size D of the input's last axis.
+      qkv_features: Size N·H over all heads; None means `in_features`.
+      out_features: Size of the output's last axis; None means `in_features`.
+      horizon: Longest time, in tokens, after which a pair has faded to 1/e before training. Times are
+        log-uniform from 2 tokens to it; take the length of the sequences.
+      implementation, axis_name: As in `hrrformer.hrr_memory`.
+      dtype: Dtype of the computation; None infers it from input and parameters.
+      param_dtype: Dtype of the parameters.
+      precision: Precision of all matrix products, see `jax.lax.Precision`.
+      kernel_init, bias_init: Initializers of the four projections.
+      use_bias: Biases in the four projections.
+      decode: Continuation of the sequences in the cache at every call, see `init_cache`; the argument of
+        the call takes precedence.
+      rngs: Random keys for the parameters.
+      kernel_metadata, bias_metadata: Metadata of the parameters of query, key and value, such as
+        `{"out_sharding": (None, "model", None)}`.
+      out_kernel_metadata, out_bias_metadata: The same for `out`.
+
+    Raises:
+      ValueError: If `num_heads` does not divide `qkv_features`, or for a horizon of 2 or less.
+
+    Source: ours; `hrrformer.hrr_memory` has the formula and its relatives.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from hrrformer.nnx import HRRMemory
+    >>> layer = HRRMemory(num_heads=4, in_features=32, horizon=100, rngs=nnx.Rngs(0))
+    >>> x, mask = jnp.ones((2, 7, 32)), jnp.arange(7) < jnp.array([[7], [4]])
+    >>> layer(x, mask=mask).shape
+    (2, 7, 32)
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        in_features: int,
+        qkv_features: int | None = None,
+        out_features: int | None = None,
+        *,
+        horizon: int = 1024,
+        implementation: Method | None = None,
+        axis_name: AxisName | None = None,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        precision: PrecisionLike = None,
+        kernel_init: Initializer = default_kernel_init,
+        bias_init: Initializer = default_bias_init,
+        use_bias: bool = False,
+        decode: bool | None = None,
+        rngs: nnx.Rngs,
+        kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        out_kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
+        out_bias_metadata: Mapping[str, Any] = NO_METADATA,
+    ) -> None:
+        qkv_features = in_features if qkv_features is None else qkv_features
+        self.head_dim = check_heads(num_heads, qkv_features)
+        self.num_heads = num_heads
+        self.in_features = in_features
+        self.implementation: Method | None = implementation
+        self.axis_name = axis_name
+        self.dtype = dtype
+        self.precision = precision
+        self.decode = decode
+        linear = functools.partial(
+            nnx.LinearGeneral,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            rngs=rngs,
+        )
+        heads = (num_heads, self.head_dim)
+        project = functools.partial(
+            linear, in_features, heads, kernel_metadata=kernel_metadata, bias_metadata=bias_metadata
+        )
+        self.query: nnx.LinearGeneral = project()
+        self.key: nnx.LinearGeneral = project()
+        self.value: nnx.LinearGeneral = project()
+        self.out: nnx.LinearGeneral = linear(
+            heads,
+            in_features if out_features is None else out_features,
+            axis=(-2, -1),
+            kernel_metadata=out_kernel_metadata,
+            bias_metadata=out_bias_metadata,
+        )
+        log_rate = initial_log_rate(rngs.params(), *heads, horizon, param_dtype)
+        self.log_rate: nnx.Param[Array] = nnx.Param(log_rate)
+        self.phase: nnx.Param[Array] = nnx.Param(initial_phase(rngs.params(), log_rate))
+        self.skip: nnx.Param[Array] = nnx.Param(jnp.ones((qkv_features,), param_dtype))
+        self.cached_state: nnx.Cache[Array] | None = nnx.data(None)
+
+    def __call__(
+        self,
+        inputs_q: Float[Array, "*B T D"],
+        inputs_k: Float[Array, "*B T D"] | None = None,
+        inputs_v: Float[Array, "*B T D"] | None = None,
+        *,
+        mask: Mask | None = None,
+        decode: bool | None = None,
+        is_causal: bool = False,
+    ) -> Float[Array, "*B T O"]:
+        """Applies the memory.
+
+        Args:
+          inputs_q: Array (*B, T, D).
+          inputs_k: Array of the same shape; None means `inputs_q`.
+          inputs_v: Array of the same shape; None means `inputs_k`.
+          mask: Key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
+          decode: Inputs that are the next token, or tokens, of the sequences in the cache, which the call
+            updates.
+          is_causal: Retrieval from the token itself and earlier ones; always so while decoding.
+
+        Returns:
+          Output (*B, T, out_features).
+
+        Raises:
+          ValueError: For `inputs_v` without `inputs_k`, or decoding without a cache; and as
+            `hrrformer.hrr_memory`.
+        """
+        inputs_q, inputs_k, inputs_v = three_inputs(inputs_q, inputs_k, inputs_v)
+        decode = self.decode if decode is None else decode
+        if decode and self.cached_state is None:
+            raise ValueError(
+                "init_cache must be called before decoding; the layer has no cache yet. For a whole model use"
+                " nnx.view(model, decode=True, batch_size=B)."
+            )
+        state = self.cached_state[...] if decode and self.cached_state is not None else None
+        found, state = retrieve(
+            self.query(inputs_q),
+            self.key(inputs_k),
+            self.value(inputs_v),
+            (self.log_rate[...], self.phase[...]),
+            self.skip[...],
+            state,
+            mask=mask,
+            is_causal=is_causal,
+            implementation=self.implementation,
+            precision=self.precision,
+            axis_name=self.axis_name,
+        )
+        if state is not None and self.cached_state is not None:
+            self.cached_state[...] = state
+        return self.out(found)
+
+    def init_cache(self, input_shape: tuple[int, ...], dtype: Any = None) -> None:
+        """Creates an empty cache; call it before decoding, and again before other sequences.
+
+        For each sequence the cache has N·K complex numbers, whatever its length: the `nnx.Cache` variable
+        `cached_state` (*B, N, K).
+
+        Args:
+          input_shape: Shape (*B, T, D) of inputs; only *B matters.
+          dtype: Dtype of real and imaginary part; None means float32, or float64 where the layer computes in
+            it.
+
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from hrrformer.nnx import HRRMemory
+        >>> layer = HRRMemory(num_heads=4, in_features=32, decode=True, rngs=nnx.Rngs(0))
+        >>> layer.init_cache((2, 1, 32))
+        >>> layer(jnp.ones((2, 1, 32))).shape, layer(jnp.ones((2, 3, 32))).shape
+        ((2, 1, 32), (2, 3, 32))
+        """
+        kernel = self.query.kernel
+        dtype = accumulation_dtype(self.dtype or kernel.dtype) if dtype is None else dtype
+        batch = (*kernel.shape[:-3], *input_shape[:-2])
+        self.cached_state = nnx.Cache(init_memory_state(batch, self.num_heads, self.head_dim, dtype))
+
+    def set_view(self, decode: bool | None = None, batch_size: int | tuple[int, ...] | None = None) -> None:
+        """Sets the modes that `nnx.view` passes on: `decode`, and a new cache for `batch_size` sequences."""
+        self.decode = self.decode if decode is None else decode
+        if batch_size is not None:
+            batch = (batch_size,) if isinstance(batch_size, int) else batch_size
+            self.init_cache((*batch, 1, self.in_features))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hrrformer.algebra import bind, cosine_similarity, unbind, unit
-from hrrformer.spectral import accumulation_dtype
+from hrrformer.spectral import accumulation_dtype, complex_dtype
 
 
 def hrr_attention(
@@ -75,3 +75,27 @@ def hrr_attention(
     else:
         out = jnp.where(valid[..., None], unit(retrieved) * math.sqrt(query.shape[-1]), 0.0)
     return out, jnp.swapaxes(weights, -1, -2)
+
+
+def hrr_memory(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B T N H"],
+    value: Float[Array, "*B T N H"],
+    rate: Float[Array, "sides N K"],
+    phase: Float[Array, "sides N K"],
+    gain: Float[Array, "sides N K"],
+    mask: Bool[Array, "*#B T"] | None = None,
+) -> Float[Array, "*B T N H"]:
+    """Computes a holographic memory, as `hrrformer.hrr_memory`, by its T × T weights; one side is causal."""
+    tokens = jnp.arange(query.shape[-3])
+    lags = (tokens[:, None] - tokens[None])[..., None, None]
+    weights = jnp.zeros((*lags.shape[:2], *rate.shape[1:]), complex_dtype(rate.dtype))
+    for side, applies in zip(range(len(rate)), (lags >= 0, lags < 0), strict=False):
+        away = abs(lags).astype(rate.dtype)
+        damped, turned = (jnp.expand_dims(x[side], (0, 1)) * away for x in (-rate, phase))
+        power = jnp.exp(jax.lax.complex(damped, turned))
+        weights = jnp.where(applies, gain[side].astype(power.dtype)[None, None] * power, weights)
+    pairs = jnp.fft.rfft(key) * jnp.fft.rfft(value)
+    valid = jnp.array(True) if mask is None else mask[..., None, None]
+    memory = jnp.einsum("tsnk,...snk->...tnk", weights, jnp.where(valid, pairs, 0.0))
+    return jnp.where(valid, jnp.fft.irfft(jnp.conj(jnp.fft.rfft(query)) * memory, n=query.shape[-1]), 0.0)

@@ -48,6 +48,11 @@ def accumulation_dtype(dtype: DTypeLike) -> DTypeLike:
     return jnp.float64 if jax.dtypes.canonicalize_dtype(dtype) == jnp.float64 else jnp.float32
 
 
+def complex_dtype(dtype: DTypeLike) -> DTypeLike:
+    """Returns the dtype of spectra whose real and imaginary parts have `dtype`, float32 or float64."""
+    return jnp.complex128 if jax.dtypes.canonicalize_dtype(dtype) == jnp.float64 else jnp.complex64
+
+
 @functools.lru_cache(maxsize=64)
 def _bin_scale(size: int) -> np.ndarray:
     """Computes d_k for both halves of a spectrum, shape (2K,), float64."""

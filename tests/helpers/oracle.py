@@ -1,4 +1,4 @@
-"""HRR attention in float64 NumPy, from its definitions: index sums and linear systems, no FFT.
+"""HRR attention and memory in float64 NumPy, from its definitions: index sums and linear systems, no FFT.
 
 All functions are analytic where they are smooth, and accept complex numbers. So `gradients` can use complex
 steps, Im f(x + i h) / h, which have no difference error.
@@ -112,6 +112,42 @@ def hrr_attention(
         mean_square = np.where(absent, 1.0, np.mean(unbound * unbound, axis=-1, keepdims=True))
         out = np.where(absent, 0.0, unbound / np.sqrt(mean_square))
     return out, np.swapaxes(weights, -1, -2)
+
+
+def memory_kernel(rate, phase, gain, lag, size):
+    """Returns the vectors g (N, H) of a lag: gain exp(-rate |τ|) cos(phase |τ| + 2π f j / H) over f and j."""
+    f, j = np.arange(size // 2 + 1), np.arange(size)
+    weight = np.where((f == 0) | (2 * f == size), 1.0, 2.0) / size
+    angle = (phase * abs(lag))[..., None] + 2 * np.pi * np.outer(f, j) / size
+    return np.sum((weight * gain * np.exp(-rate * abs(lag)))[..., None] * np.cos(angle), axis=-2)
+
+
+def hrr_memory(query, key, value, rate, phase, gain, mask=None):
+    """Returns v̂ (..., T, N, H); rate, phase and gain (2, N, K), or (1, N, K) for a causal memory."""
+    *batch, length, _, size = query.shape
+    mask = np.ones((*batch, length), bool) if mask is None else mask
+    pairs = np.where(mask[..., None, None], bind(key, value), 0.0)
+    out = np.zeros(query.shape, np.result_type(query, key, value, rate, phase, gain))
+    for t in range(length):
+        for s in range(length):
+            side = int(s > t)
+            if side < len(rate):
+                g = memory_kernel(rate[side], phase[side], gain[side], t - s, size)
+                out[..., t, :, :] += bind(involution(query[..., t, :, :]), bind(g, pairs[..., s, :, :]))
+    return np.where(mask[..., None, None], out, 0.0)
+
+
+def memory_gradients(cotangent, *arrays, mask=None):
+    """Returns the gradients of ⟨v̂, cotangent⟩ in the arrays of `hrr_memory`, by one complex step each."""
+    result = []
+    for position, x in enumerate(arrays):
+        gradient = np.zeros(x.shape)
+        for index in np.ndindex(*x.shape):
+            stepped = [np.asarray(y, np.complex128) for y in arrays]
+            stepped[position][index] += 1j * STEP
+            gradient[index] = np.sum(hrr_memory(*stepped, mask=mask).imag / STEP * cotangent)
+        result.append(gradient)
+    return result
 
 
 def gradients(query, key, value, out_cotangent, weights_cotangent, **variant):

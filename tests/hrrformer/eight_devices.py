@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_attention import IMPLEMENTATIONS, draw, error
 
-from hrrformer import attention_fn, hrr_attention, passes
+from hrrformer import attention_fn, hrr_attention, hrr_memory, memory, passes
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -248,6 +248,75 @@ def test_causal_attention(how):
     others, numbers = sent(program.as_text())
     assert not others
     assert numbers == 0
+
+
+MEMORY_SPECS = {"auto": "sequence", "explicit": "data and sequence", "shard_map": "data and sequence"}
+
+
+def memory_step(query, key, value, cotangent, mask, rate, phase, **options):
+    """Returns v̂ and the gradients of ⟨v̂, cotangent⟩."""
+
+    def remember(query, key, value, rate, phase):
+        return hrr_memory(query, key, value, rate=rate, phase=phase, mask=mask, **options)
+
+    out, pull = jax.vjp(remember, query, key, value, rate, phase)
+    return (out, *pull(cotangent))
+
+
+@pytest.mark.parametrize(
+    ("how", "method", "is_causal"),
+    [
+        ("auto", "fft", False),
+        ("explicit", "matmul", False),
+        ("explicit", "fft", True),
+        ("shard_map", "fft", False),
+    ],
+)
+def test_memory(how, method, is_causal, monkeypatch):
+    """Devices exchange states, not tokens."""
+    monkeypatch.setitem(memory.BLOCKS, method, 5)
+    arrays, mask = inputs()
+    rng = np.random.default_rng(3)
+    shape = (N, H // 2 + 1) if is_causal else (2, N, H // 2 + 1)
+    poles = jnp.asarray(np.exp(rng.normal(size=shape) - 1), jnp.float32), jnp.ones(shape)
+    options = {"is_causal": is_causal, "implementation": method}
+    alone = jax.device_put((*arrays, mask, *poles), jax.devices()[0])
+    expected = jax.jit(functools.partial(memory_step, **options))(*alone)
+    over = mesh(axis_types=(AxisType.Explicit if how == "explicit" else AxisType.Auto,) * 2)
+    spec = SPECS[MEMORY_SPECS[how]]
+    of_mask = P(*spec[:2])
+    shared = [jax.device_put(x, NamedSharding(over, spec)) for x in arrays]
+    shared += [
+        jax.device_put(x, NamedSharding(over, s))
+        for x, s in zip((mask, *poles), (of_mask, P(), P()), strict=True)
+    ]
+    function = functools.partial(memory_step, **options)
+    if how == "shard_map":
+        attend = jax.shard_map(
+            lambda q, k, v, mask, rate, phase: hrr_memory(
+                q, k, v, rate=rate, phase=phase, mask=mask, axis_name="y", **options
+            ),
+            mesh=over,
+            in_specs=(spec,) * 3 + (of_mask, P(), P()),
+            out_specs=spec,
+        )
+
+        def function(query, key, value, cotangent, mask, rate, phase):
+            out, pull = jax.vjp(lambda *x: attend(*x[:3], mask, *x[3:]), query, key, value, rate, phase)
+            return (out, *pull(cotangent))
+
+    program = jax.jit(function).lower(*shared).compile()
+    found = program(*shared)
+    assert_same(found, expected)
+    assert found[0].sharding.is_equivalent_to(NamedSharding(over, spec), 4)
+    largest = max(
+        int(np.prod([int(n) for n in dims.split(",") if n]))
+        for dims in re.findall(
+            r"= \(?\w+\[([\d,]*)\][^=]* (?:all-gather|all-to-all|collective-permute)", program.as_text()
+        )
+    )
+    states = DEVICES * B * N * (H // 2 + 1)
+    assert largest <= 2 * states  # the activations have B T N H = 18,432 numbers, and these at most 4,096
 
 
 @pytest.mark.parametrize("same", ["query", "key", "value"])

@@ -14,7 +14,7 @@ LAYERS = {
         ["algebra"],
         ["passes", "causal", "experimental"],
         ["arguments", "closed_form", "reference"],
-        ["attention"],
+        ["attention", "memory"],
         ["adapter"],
         ["linen", "nnx"],
         ["__init__"],

@@ -76,6 +76,11 @@ class Entry(NamedTuple):
 
 MIXERS: dict[str, Entry] = {
     "hrr": Entry("lra_tasks.model.mixers.hrr:HRRMixer", "hrrformer.nnx.HRRAttention, the paper's layer", "T"),
+    "holographic": Entry(
+        "lra_tasks.model.mixers.holographic:HolographicMixer",
+        "hrrformer.nnx.HRRMemory, a memory of pairs bound to their positions",
+        "T",
+    ),
     "softmax": Entry(
         "lra_tasks.model.mixers.softmax:SoftmaxMixer",
         "jax.nn.dot_product_attention by XLA, which holds all T × T weights in memory",
