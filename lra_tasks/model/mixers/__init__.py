@@ -67,11 +67,13 @@ class Entry(NamedTuple):
       path: `module:Class`, or None for a model without the attention branch.
       about: Description of the implementation, which reports print beside every result.
       cost: Growth of the computing time with T.
+      variants: Descriptions in place of `about` by option, for example "implementation=cudnn".
     """
 
     path: str | None
     about: str
-    cost: Literal["0", "T", "T²"]
+    cost: Literal["0", "T", "T log T", "T²"]
+    variants: Mapping[str, str] = {}
 
 
 MIXERS: dict[str, Entry] = {
@@ -80,15 +82,26 @@ MIXERS: dict[str, Entry] = {
         "lra_tasks.model.mixers.softmax:SoftmaxMixer",
         "jax.nn.dot_product_attention by XLA, which holds all T × T weights in memory",
         "T²",
+        {
+            "implementation=chunked": "exact softmax attention in blocks of queries, without T × T weights",
+            "implementation=cudnn": "jax.nn.dot_product_attention by cuDNN's fused kernel",
+        },
     ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 
 
 def about(name: str) -> str:
-    """Returns the description of a mixer for reports; its name may have options."""
-    name, _ = parse_mixer(name)
-    return MIXERS[name].about if name in MIXERS else "your own mixer"
+    """Returns the description of a mixer for reports; its name may have options.
+
+    >>> about("softmax:implementation=chunked")
+    'exact softmax attention in blocks of queries, without T × T weights'
+    """
+    name, options = parse_mixer(name)
+    if name not in MIXERS:
+        return "your own mixer"
+    chosen = (MIXERS[name].variants.get(f"{option}={value}") for option, value in options.items())
+    return next(filter(None, chosen), MIXERS[name].about)
 
 
 def get_mixer(name: str) -> Callable[..., Any] | None:
