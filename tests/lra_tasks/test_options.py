@@ -77,6 +77,7 @@ def test_options_reach_the_layer():
             "softmax:rescale=True",
             r"'softmax' has no option 'rescale'\. Its options are: rotary: bool = False",
         ),
+        ("linear:rescale=True", r"'linear' has no option 'rescale'\. It takes no options"),
         ("none:rescale=True", r"'none' has no options; got rescale"),
         ("mixers_with_options:Mine:state=True", r"'mixers_with_options:Mine' needs int .* got True"),
         ("mixers_with_options:Mine:plain=abc", r"needs float for its option 'plain'; got 'abc'"),

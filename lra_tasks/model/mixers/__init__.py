@@ -87,6 +87,41 @@ MIXERS: dict[str, Entry] = {
             "implementation=cudnn": "jax.nn.dot_product_attention by cuDNN's fused kernel",
         },
     ),
+    "linear": Entry(
+        "lra_tasks.model.mixers.linear:LinearMixer",
+        "linear attention of Katharopoulos et al. 2020, with features elu + 1",
+        "T",
+    ),
+    "conv": Entry(
+        "lra_tasks.model.mixers.conv:ConvMixer",
+        "a gated depthwise convolution over 5 tokens unless set",
+        "T",
+    ),
+    "local": Entry(
+        "lra_tasks.model.mixers.local:LocalMixer",
+        "softmax attention to the 64 tokens on each side unless set",
+        "T",
+    ),
+    "fnet": Entry(
+        "lra_tasks.model.mixers.fnet:FNetMixer",
+        "FNet's Fourier transform over the real tokens, without parameters",
+        "T log T",
+    ),
+    "linformer": Entry(
+        "lra_tasks.model.mixers.linformer:LinformerMixer",
+        "Linformer: softmax attention to learned mixtures of keys and values",
+        "T",
+    ),
+    "performer": Entry(
+        "lra_tasks.model.mixers.performer:PerformerMixer",
+        "Performer: softmax attention estimated by positive random features, FAVOR+",
+        "T",
+    ),
+    "luna": Entry(
+        "lra_tasks.model.mixers.luna:LunaMixer",
+        "Luna without its carried memory: attention through 16 learned vectors unless set",
+        "T",
+    ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 

@@ -41,10 +41,3 @@ class AttentionMixer(nnx.Module):
     ) -> Float[Array, "B T D"]:
         del deterministic, rngs  # no dropout inside
         return self.out(self.mix(self.query(x), self.key(x), self.value(x), mask))
-
-
-def check_rotary(spec: MixerSpec) -> None:
-    """Refuses a head size that `lra_tasks.model.positions.rotate` cannot split into pairs."""
-    size = spec.qkv_features // spec.num_heads
-    if size % 2:
-        raise ValueError(f"rotary needs an even head size, qkv_features / num_heads; got {size}.")

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from lra_tasks.model.mixers import MixerSpec
-from lra_tasks.model.mixers.attention import AttentionMixer, check_rotary
+from lra_tasks.model.mixers.attention import AttentionMixer
+from lra_tasks.model.mixers.checks import check_rotary
 from lra_tasks.model.positions import rotate
 
 
