@@ -277,7 +277,7 @@ DEFINITIONS = {  # function of the parameters and of the n real tokens (n, D)
     "softmax:implementation=chunked": attention(by_softmax),
     "linear": attention(by_linear_features),
     "conv": convolution,
-    "conv:kernel=9": convolution,
+    "conv:kernel=23": convolution,  # longer than the sequence
     "local": attention(by_softmax),  # the window is longer than the sequence
     "local:window=3": attention(by_window),
     "local:window=3,rotary=True": attention(by_rotated_window),
@@ -377,7 +377,7 @@ def test_cudnn_is_refused_where_it_cannot_run(monkeypatch, device, spec, message
         ("softmax:rotary=True", "rotary needs an even head size, qkv_features / num_heads; got 3"),
         ("local:rotary=True", "rotary needs an even head size, qkv_features / num_heads; got 3"),
         ("local:window=0", "window must be at least 1; got 0"),
-        ("conv:kernel=4", "kernel must be odd, so that it has a center; got 4"),
+        ("conv:kernel=4", "kernel must be odd and positive, so that it has a center; got 4"),
         ("linformer:rank=0", "rank must be at least 1; got 0"),
         ("performer:features=0", "features must be at least 1; got 0"),
         ("luna:memory=0", "memory must be at least 1; got 0"),

@@ -95,7 +95,7 @@ MIXERS: dict[str, Entry] = {
     "conv": Entry(
         "lra_tasks.model.mixers.conv:ConvMixer",
         "a gated depthwise convolution over 5 tokens unless set",
-        "T",
+        "T log T",
     ),
     "local": Entry(
         "lra_tasks.model.mixers.local:LocalMixer",

@@ -8,13 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from lra_tasks.model.mixers import MixerSpec
-from lra_tasks.model.mixers.checks import check_positive
-
-SHIFTS = 7  # taps up to which shifted copies are faster on CPU than an FFT; XLA's own convolution is slower
+from lra_tasks.model.mixers.checks import check_odd
 
 
 class ConvMixer(nnx.Module):
-    """A depthwise convolution between linear projections, in time O(T · Q · kernel).
+    """A depthwise convolution between linear projections, in time O(T log T · Q).
 
     y = c W_o with c_t = Σ_i κ_i ⊙ u_{t + i - kernel // 2} and u_t = m_t (x_t W_v) ⊙ σ(x_t W_g), where m is
     the mask, zeros surround the sequence, κ is (kernel, Q), and Q = N·H. A token sees `kernel // 2` neighbors
@@ -30,9 +28,7 @@ class ConvMixer(nnx.Module):
     """
 
     def __init__(self, spec: MixerSpec, *, rngs: nnx.Rngs, kernel: int = 5) -> None:
-        check_positive(kernel=kernel)
-        if kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, so that it has a center; got {kernel}.")
+        check_odd(kernel=kernel)
         features = spec.qkv_features
         linear = functools.partial(nnx.Linear, use_bias=False, dtype=spec.dtype, rngs=rngs)
         self.value, self.gate = (linear(spec.width, features) for _ in range(2))
@@ -54,11 +50,12 @@ class ConvMixer(nnx.Module):
 
 
 def depthwise(x: Float[Array, "B T D"], kernel: Float[Array, "K D"]) -> Float[Array, "B T D"]:
-    """Returns Σ_i kernel[i] · x[t + i - K // 2] in float32, with zeros around the sequence; K is odd."""
-    x, length, taps = x.astype(jnp.float32), x.shape[1], len(kernel)
-    if taps <= SHIFTS:
-        padded = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0)))
-        return sum((kernel[i] * padded[:, i : i + length] for i in range(taps)), jnp.zeros_like(x))
+    """Returns Σ_i kernel[i] · x[t + i - K // 2] in float32, with zeros around the sequence; K is odd.
+
+    It is a product of spectra: on CPU faster than shifted copies and than XLA's own convolution, already with
+    five taps.
+    """
+    length, taps = x.shape[1], len(kernel)
     size = 1 << (length + taps - 2).bit_length()
-    spectrum = jnp.fft.rfft(x, size, axis=1) * jnp.fft.rfft(kernel[::-1], size, axis=0)
+    spectrum = jnp.fft.rfft(x.astype(jnp.float32), size, axis=1) * jnp.fft.rfft(kernel[::-1], size, axis=0)
     return jnp.fft.irfft(spectrum, size, axis=1)[:, taps // 2 : taps // 2 + length]
