@@ -20,6 +20,7 @@ from lra_tasks import UsageError, preset
 from lra_tasks.model.encoder import Classifier, num_parameters
 from lra_tasks.model.mixers import MIXERS, MixerSpec, get_mixer, mixer_class
 from lra_tasks.model.mixers.fnet import chirp_z
+from lra_tasks.model.mixers.nystrom import pseudo_inverse
 from lra_tasks.model.mixers.performer import orthogonal_directions
 from lra_tasks.model.mixers.softmax import chunked_attention
 from lra_tasks.tasks import TASKS
@@ -251,11 +252,15 @@ def by_random_features(p, x, number=11):
     return attention(head)(p, x)
 
 
+def convolved(x, kernel):
+    """Correlates each column of x (n, D) with that of the kernel (K, D)."""
+    columns = [np.correlate(np.pad(u, len(taps) // 2), taps) for u, taps in zip(x.T, kernel.T, strict=True)]
+    return np.array(columns).T
+
+
 def convolution(p, x):
     inner = x @ p["value/kernel"] / (1 + np.exp(-x @ p["gate/kernel"]))
-    mixed = [np.convolve(u, taps[::-1], "full") for u, taps in zip(inner.T, p["kernel"].T, strict=True)]
-    side = len(p["kernel"]) // 2
-    return np.array(mixed).T[side : side + len(x)] @ p["out/kernel"]
+    return convolved(inner, p["kernel"]) @ p["out/kernel"]
 
 
 def fourier(p, x):
@@ -269,6 +274,25 @@ def nested_attention(p, x):
     packed = np.einsum("npg,ngmh->mph", packed, p["unpack/kernel"])
     mixed = np.stack([by_softmax(query[n], packed[n], packed[n]) for n in heads])
     return np.einsum("nth,nhd->td", mixed, p["out/kernel"])
+
+
+def by_landmarks(p, x, number=4):
+    number, taps = min(number, len(x)), iter(p["kernel"].T)
+    segment = np.arange(len(x)) * number // len(x)
+    means = np.stack([(segment == m) / np.sum(segment == m) for m in range(number)])
+
+    def head(query, key, value):
+        between = by_softmax(means @ query, means @ key, np.eye(number))
+        inverse = between.T / (between.sum(axis=0).max() * between.sum(axis=1).max())
+        for _ in range(6):
+            product = between @ inverse
+            powers = 13 * np.eye(number) - 15 * product + 7 * product @ product - product @ product @ product
+            inverse = inverse @ powers / 4
+        read = by_softmax(means @ query, key, value)
+        around = convolved(value, np.repeat(next(taps)[:, None], H, axis=1))
+        return by_softmax(query, means @ key, inverse @ read) + around
+
+    return attention(head)(p, x)
 
 
 DEFINITIONS = {  # function of the parameters and of the n real tokens (n, D)
@@ -285,6 +309,7 @@ DEFINITIONS = {  # function of the parameters and of the n real tokens (n, D)
     "linformer": by_projected_keys,
     "performer": by_random_features,
     "luna": nested_attention,
+    "nystrom:landmarks=4": by_landmarks,  # rows of 20 and 7 tokens, and one of 1 token
 }
 
 
@@ -341,6 +366,11 @@ def test_random_features_estimate_softmax():
     assert (lengths.mean(), lengths.var()) == (pytest.approx(H, rel=0.05), pytest.approx(2 * H, rel=0.15))
 
 
+def test_the_pseudo_inverse_of_weights():
+    rows = softmax(3 * np.random.default_rng(0).standard_normal((2, 5, 5)) + 6 * np.eye(5))
+    close(pseudo_inverse(jnp.asarray(rows, jnp.float32)), np.linalg.pinv(rows), 1e-3)
+
+
 def test_layers_and_seeds_draw_their_own_random_features():
     streams = nnx.Rngs(0), nnx.Rngs(1)
     seeds = [get_mixer("performer")(SPEC, rngs=each).seed[0] for each in (streams[0], streams[0], streams[1])]
@@ -380,6 +410,7 @@ def test_cudnn_is_refused_where_it_cannot_run(monkeypatch, device, spec, message
         ("conv:kernel=4", "kernel must be odd and positive, so that it has a center; got 4"),
         ("linformer:rank=0", "rank must be at least 1; got 0"),
         ("performer:features=0", "features must be at least 1; got 0"),
+        ("nystrom:landmarks=0", "landmarks must be at least 1; got 0"),
         ("luna:memory=0", "memory must be at least 1; got 0"),
     ],
 )

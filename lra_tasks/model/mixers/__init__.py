@@ -122,6 +122,11 @@ MIXERS: dict[str, Entry] = {
         "Luna without its carried memory: attention through 16 learned vectors unless set",
         "T",
     ),
+    "nystrom": Entry(
+        "lra_tasks.model.mixers.nystrom:NystromMixer",
+        "Nyströmformer: softmax attention through 64 landmarks unless set, and a convolution",
+        "T",
+    ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 
