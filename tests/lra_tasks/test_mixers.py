@@ -23,6 +23,7 @@ from lra_tasks.model.mixers.nystrom import pseudo_inverse
 from lra_tasks.model.mixers.performer import orthogonal_directions
 from lra_tasks.model.mixers.softmax import chunked_attention
 from lra_tasks.tasks import TASKS
+from lra_tasks.training.optimizer import make_optimizer
 
 NAMES = [name for name in MIXERS if name != "none"]
 PARALLEL = [name for name in NAMES if getattr(mixer_class(name), "sequence_parallel", False)]
@@ -370,9 +371,15 @@ def test_the_pseudo_inverse_of_weights():
 
 
 def test_layers_and_seeds_draw_their_own_random_features():
+    """And training keeps them."""
     streams = nnx.Rngs(0), nnx.Rngs(1)
-    seeds = [get_mixer("performer")(SPEC, rngs=each).seed[0] for each in (streams[0], streams[0], streams[1])]
-    assert len(set(map(float, seeds))) == 3
+    draws = [
+        get_mixer("performer")(SPEC, rngs=each).seed[...] for each in (streams[0], streams[0], streams[1])
+    ]
+    assert len({float(draw[0]) for draw in draws}) == 3
+    optimizer = make_optimizer(preset("text", "arena").optimizer, 10)  # with weight decay
+    update, _ = optimizer.update([jnp.zeros(1)], optimizer.init(draws[:1]), draws[:1])
+    assert not update[0].any()
 
 
 def test_the_transform_of_a_long_sequence_is_exact():
