@@ -20,15 +20,15 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from lra_tasks.bench.settings import Settings
+from lra_tasks.config import parse_mixer
 from lra_tasks.errors import UsageError
+from lra_tasks.model.mixers import MIXERS
 from lra_tasks.progress import Progress
 from lra_tasks.training.memory import free_bytes, memory_bytes
 
 K = TypeVar("K", bound=Hashable)
 LEAST_ROUNDS = 3
 FITTED = 4  # the largest lengths, which an exponent is fitted to
-# They hold T × T weights: gigabytes that the machine must find and clear again, which slows the next call.
-QUADRATIC = ("softmax",)
 KEPT = ("seconds", "total_bytes", "missing", "note")
 
 
@@ -84,12 +84,22 @@ def group(names: Iterable[str], reference: str, *, quadratic: bool) -> dict[str,
 
     The quadratic ones come last, in rounds of their own with the reference, which is not reported again.
 
-    >>> group(["hrr", "softmax", "none"], "none", quadratic=True)
-    {'none': False, 'softmax': True}
+    >>> group(["hrr", "softmax:rotary=True", "none"], "none", quadratic=True)
+    {'none': False, 'softmax:rotary=True': True}
     """
     names = list(names)
-    chosen = {name: True for name in names if (name in QUADRATIC) == quadratic}
+    chosen = {name: True for name in names if _quadratic(name) == quadratic}
     return ({reference: False} if quadratic and chosen and reference in names else {}) | chosen
+
+
+def _quadratic(name: str) -> bool:
+    """Whether a name is that of a mixer of cost T².
+
+    With its T × T weights it takes gigabytes that the machine must find and clear again, which slows the next
+    call.
+    """
+    entry = MIXERS.get(parse_mixer(name)[0])
+    return entry is not None and entry.cost == "T²"
 
 
 def sweep(

@@ -4,23 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lra_tasks.config import ModelConfig
 from lra_tasks.errors import UsageError
 from lra_tasks.model.mixers import MixerSpec, get_mixer
-
-
-def sinusoidal_positions(length: int, width: int) -> np.ndarray:
-    """Returns the position table of Vaswani et al. 2017, float32 (length, width).
-
-    Sines fill the first half of the width and cosines the second, at frequencies 10000^(-2i/width).
-    """
-    frequencies = np.exp(-np.log(10000.0) * np.arange(0, width, 2) / width)
-    angles = np.outer(np.arange(length), frequencies)
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width].astype(np.float32)
+from lra_tasks.model.positions import sinusoidal_positions
 
 
 class Block(nnx.Module):

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+from lra_tasks.model.mixers import MIXERS
+
 STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -30,7 +32,11 @@ FIXED = {
     "hrr-pallas": PINK,
     "softmax-cudnn": YELLOW,
 }
-OTHERS = (GREEN, PINK, YELLOW, SKY, BLACK, "#8C564B", "#004B75")
+OTHERS = (
+    *(GREEN, PINK, YELLOW, SKY, BLACK, "#8C564B", "#004B75", "#4B0082", "#B8DE29", "#EE3377"),
+    *("#999933", "#B22222", "#00C5C8", "#6B4C9A", "#882255", "#2CA02C", "#F4A582", "#A0A0FF"),
+)
+FIXED.update(zip((name for name in MIXERS if name not in FIXED), OTHERS, strict=False))
 PREFIXES = {
     "s": ((1.0, ""), (1e-3, "m"), (1e-6, "µ")),
     "B": ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")),
@@ -38,7 +44,7 @@ PREFIXES = {
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:
-    """Returns one color per name; well-known names have the same color in every picture.
+    """Returns one color per name; built-in mixers have the same color in every picture.
 
     >>> colors(["none", "hrr", "my_mixers:Mean"])
     {'none': '#7F7F7F', 'hrr': '#0072B2', 'my_mixers:Mean': '#009E73'}

@@ -1,7 +1,9 @@
 """Published accuracies from the literature, in percent; none is measured by this project.
 
 Sources: Tay et al. 2021 for the first eleven models, and the papers of the other models. None marks an
-unpublished result and, on Path-X, a model that did not learn the task.
+unpublished result and, on Path-X, a model that did not learn the task. In the arena's code Local Attention
+joins tokens at equal distances over the whole sequence, Linear Transformer, Linformer and Performer read
+padding, and Performer has random features on ListOps only.
 """
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")

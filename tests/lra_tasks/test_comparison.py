@@ -22,7 +22,9 @@ from experiments import race
 from lra_tasks import Report, UsageError, compare, preset, report
 from lra_tasks.config import from_json, to_json
 from lra_tasks.data.dataset import load
+from lra_tasks.model.mixers import MIXERS
 from lra_tasks.reporting import plots
+from lra_tasks.reporting.style import colors
 from lra_tasks.tasks import get_task
 from lra_tasks.tasks.listops import task as listops
 
@@ -176,7 +178,17 @@ def test_picture_is_a_picture(smoke_race):
 MANY = ("hrr", "hrr:rescale=True,temperature=0.5", "softmax", "none", "my_mixers:LocalConvolutionWithGates")
 
 
-@pytest.mark.parametrize(("mixers", "seeds"), [(MANY, 2), (MANY[:3], 1), (("a:Mean", "b:Mean"), 1)])
+def test_every_mixer_has_a_color_of_its_own():
+    names = [*MIXERS, "my_mixers:Mean", "softmax:rotary=True"]
+    color = colors(names)
+    assert len(set(color.values())) == len(names)
+    assert all(colors([name, "none"])[name] == color[name] for name in MIXERS)
+
+
+CASES = [(MANY, 2), (MANY[:3], 1), (("a:Mean", "b:Mean"), 1), (tuple(MIXERS), 1)]
+
+
+@pytest.mark.parametrize(("mixers", "seeds"), CASES)
 def test_texts_of_the_picture_do_not_touch(smoke_race, tmp_path, monkeypatch, mixers, seeds):
     """With mixers as near each other as can be, and one far from the rest."""
     result = Report.from_json(json.loads((smoke_race / "report.json").read_text()))

@@ -1,4 +1,7 @@
-"""The encoder and its mixers: padding, pooling, positions, dtypes, and the number of parameters."""
+"""The encoder: padding, pooling, positions, dtypes, the number of parameters, and mixers of the user.
+
+Its mixers are tested one by one in test_mixers.py.
+"""
 
 import textwrap
 
@@ -9,12 +12,14 @@ import pytest
 from flax import nnx
 
 from lra_tasks import Config, ModelConfig, Settings, UsageError
-from lra_tasks.model.encoder import Classifier, num_parameters, sinusoidal_positions
-from lra_tasks.model.mixers import MIXERS, get_mixer
+from lra_tasks.model.encoder import Classifier, num_parameters
+from lra_tasks.model.mixers import get_mixer
 from lra_tasks.model.padding import reads_padding
+from lra_tasks.model.positions import rotate, sinusoidal_positions
 from lra_tasks.tasks import get_task
 from lra_tasks.training.step import Trainer
 
+MIXERS = ("hrr", "softmax", "none")
 POOLINGS = ("mean", "first", "cls")
 V, C, L = 17, 7, 24
 
@@ -124,6 +129,17 @@ def test_sinusoidal_positions(width):
             assert table[t, d] == pytest.approx(expected, abs=2e-6)
     assert table.shape == (50, width)
     assert table.dtype == np.float32
+
+
+def test_rotated_products_depend_on_the_distance():
+    query, key = np.random.default_rng(0).standard_normal((2, 1, 6), np.float32)
+    one, other = (np.asarray(rotate(jnp.broadcast_to(x, (1, 9, 1, 6))))[0, :, 0] for x in (query, key))
+    products = one @ other.T
+    for t, s in np.ndindex(9, 9):
+        turns = np.exp(1j * (t - s) * 10000.0 ** (-np.arange(3) / 3))
+        first, second = (x[0, :3] + 1j * x[0, 3:] for x in (query, key))
+        expected = np.real(first * turns * second.conj()).sum()
+        assert products[t, s] == pytest.approx(expected, abs=1e-5)
 
 
 def count(config):

@@ -73,7 +73,11 @@ def test_options_reach_the_layer():
         ("hrr:temperature=warm", r"needs float for its option 'temperature'; got 'warm'"),
         ("hrr:output=sum", r"needs Literal\['weighted', 'unbound'\] for its option 'output'; got 'sum'"),
         ("hrr:implementation=fast", r"Literal\['fft', .*\] \| None for its option 'implementation'"),
-        ("softmax:rescale=True", r"'softmax' has no option 'rescale'\. It takes no options"),
+        (
+            "softmax:rescale=True",
+            r"'softmax' has no option 'rescale'\. Its options are: rotary: bool = False",
+        ),
+        ("linear:rescale=True", r"'linear' has no option 'rescale'\. It takes no options"),
         ("none:rescale=True", r"'none' has no options; got rescale"),
         ("mixers_with_options:Mine:state=True", r"'mixers_with_options:Mine' needs int .* got True"),
         ("mixers_with_options:Mine:plain=abc", r"needs float for its option 'plain'; got 'abc'"),

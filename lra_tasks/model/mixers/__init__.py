@@ -67,11 +67,13 @@ class Entry(NamedTuple):
       path: `module:Class`, or None for a model without the attention branch.
       about: Description of the implementation, which reports print beside every result.
       cost: Growth of the computing time with T.
+      variants: Descriptions in place of `about` by option, for example "implementation=cudnn".
     """
 
     path: str | None
     about: str
-    cost: Literal["0", "T", "T²"]
+    cost: Literal["0", "T", "T log T", "T²"]
+    variants: Mapping[str, str] = {}
 
 
 MIXERS: dict[str, Entry] = {
@@ -85,15 +87,66 @@ MIXERS: dict[str, Entry] = {
         "lra_tasks.model.mixers.softmax:SoftmaxMixer",
         "jax.nn.dot_product_attention by XLA, which holds all T × T weights in memory",
         "T²",
+        {
+            "implementation=chunked": "exact softmax attention in blocks of queries, without T × T weights",
+            "implementation=cudnn": "jax.nn.dot_product_attention by cuDNN's fused kernel",
+        },
+    ),
+    "linear": Entry(
+        "lra_tasks.model.mixers.linear:LinearMixer",
+        "linear attention of Katharopoulos et al. 2020, with features elu + 1",
+        "T",
+    ),
+    "conv": Entry(
+        "lra_tasks.model.mixers.conv:ConvMixer",
+        "a gated depthwise convolution over 5 tokens unless set",
+        "T log T",
+    ),
+    "local": Entry(
+        "lra_tasks.model.mixers.local:LocalMixer",
+        "softmax attention to the 64 tokens on each side unless set",
+        "T",
+    ),
+    "fnet": Entry(
+        "lra_tasks.model.mixers.fnet:FNetMixer",
+        "FNet's Fourier transform over the real tokens, without parameters",
+        "T log T",
+    ),
+    "linformer": Entry(
+        "lra_tasks.model.mixers.linformer:LinformerMixer",
+        "Linformer: softmax attention to learned mixtures of keys and values",
+        "T",
+    ),
+    "performer": Entry(
+        "lra_tasks.model.mixers.performer:PerformerMixer",
+        "Performer: softmax attention estimated by positive random features, FAVOR+",
+        "T",
+    ),
+    "luna": Entry(
+        "lra_tasks.model.mixers.luna:LunaMixer",
+        "Luna without its carried memory: attention through 16 learned vectors unless set",
+        "T",
+    ),
+    "nystrom": Entry(
+        "lra_tasks.model.mixers.nystrom:NystromMixer",
+        "Nyströmformer: softmax attention through 64 landmarks unless set, and a convolution",
+        "T",
     ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 
 
 def about(name: str) -> str:
-    """Returns the description of a mixer for reports; its name may have options."""
-    name, _ = parse_mixer(name)
-    return MIXERS[name].about if name in MIXERS else "your own mixer"
+    """Returns the description of a mixer for reports; its name may have options.
+
+    >>> about("softmax:implementation=chunked")
+    'exact softmax attention in blocks of queries, without T × T weights'
+    """
+    name, options = parse_mixer(name)
+    if name not in MIXERS:
+        return "your own mixer"
+    chosen = (MIXERS[name].variants.get(f"{option}={value}") for option, value in options.items())
+    return next(filter(None, chosen), MIXERS[name].about)
 
 
 def get_mixer(name: str) -> Callable[..., Any] | None:
