@@ -45,6 +45,7 @@ class Task:
         name of the rule → accuracy on the test split in percent.
       disk_bytes: Free space in bytes that the preparation of `variant` takes.
       render: Function from one sequence's token ids to readable text; unused where `is_image`.
+      labels: Meanings of the labels 0, 1, … for `lra show`; empty where the prepared data name the classes.
       variant: The builder's config that is the arena's task at its full size.
       equivalent_variants: Other configs that are the same task, from other files.
       num_inputs: Token sequences per example: 1, or 2 where two documents are compared.
@@ -68,6 +69,7 @@ class Task:
     references: Callable[[Examples, Examples], dict[str, float]]
     disk_bytes: int
     render: Callable[[Any], str] = str
+    labels: tuple[str, ...] = ()
     variant: str = "default"
     equivalent_variants: tuple[str, ...] = ()
     num_inputs: int = 1
