@@ -51,6 +51,7 @@ class Task:
       num_inputs: Token sequences per example: 1, or 2 where two documents are compared.
       first_token: Token id of a stored byte 0: 1 where 0 is padding.
       is_image: Whether the tokens are the gray values of a square picture, row by row, never padded or cut.
+      is_whole: Whether the label needs the whole sequence, so that a shorter `length` is an error.
       validation_from_train: Whether the validation split is our cut of the published training split, which
         the protocol "paper" gives back.
       validate: Function of one sequence's token ids and its label that returns their fault, or None.
@@ -75,6 +76,7 @@ class Task:
     num_inputs: int = 1
     first_token: int = 0
     is_image: bool = False
+    is_whole: bool = False
     validation_from_train: bool = False
     validate: Callable[[Any, int], str | None] = lambda tokens, label: None
     published: Mapping[str, float] = field(default_factory=dict)
