@@ -45,11 +45,13 @@ class Task:
         name of the rule → accuracy on the test split in percent.
       disk_bytes: Free space in bytes that the preparation of `variant` takes.
       render: Function from one sequence's token ids to readable text; unused where `is_image`.
+      labels: Meanings of the labels 0, 1, … for `lra show`; empty where the prepared data name the classes.
       variant: The builder's config that is the arena's task at its full size.
       equivalent_variants: Other configs that are the same task, from other files.
       num_inputs: Token sequences per example: 1, or 2 where two documents are compared.
       first_token: Token id of a stored byte 0: 1 where 0 is padding.
       is_image: Whether the tokens are the gray values of a square picture, row by row, never padded or cut.
+      is_whole: Whether the label needs the whole sequence, so that a shorter `length` is an error.
       validation_from_train: Whether the validation split is our cut of the published training split, which
         the protocol "paper" gives back.
       validate: Function of one sequence's token ids and its label that returns their fault, or None.
@@ -68,11 +70,13 @@ class Task:
     references: Callable[[Examples, Examples], dict[str, float]]
     disk_bytes: int
     render: Callable[[Any], str] = str
+    labels: tuple[str, ...] = ()
     variant: str = "default"
     equivalent_variants: tuple[str, ...] = ()
     num_inputs: int = 1
     first_token: int = 0
     is_image: bool = False
+    is_whole: bool = False
     validation_from_train: bool = False
     validate: Callable[[Any, int], str | None] = lambda tokens, label: None
     published: Mapping[str, float] = field(default_factory=dict)

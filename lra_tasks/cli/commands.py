@@ -21,7 +21,7 @@ from lra_tasks.cli.console import (
 from lra_tasks.config import Config, Settings
 from lra_tasks.errors import Interrupted, UsageError
 from lra_tasks.presets import PRESETS, comparison_name
-from lra_tasks.tasks import ARENA
+from lra_tasks.tasks import ARENA, DIAGNOSTICS
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")  # the fields of a nested dataclass become flags without a prefix
@@ -43,7 +43,7 @@ class ListTasks:
                     str(task.num_classes),
                     task.description,
                 )
-                for task in ARENA
+                for task in (*ARENA, *DIAGNOSTICS)
             ],
         )
         print_paragraphs("bytes: your own files, one folder per class; see `lra prepare --help`")

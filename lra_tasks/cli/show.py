@@ -22,11 +22,6 @@ BLANKS = "\t\u00a0\u2009\u200a\u202f\u3000"
 INDENT = 4  # columns before a text
 ACROSS = 4  # pictures per row of a PNG
 MOST_PICTURES = 400  # of a PNG
-LABELS = {  # meanings of the labels, for tasks with unnamed classes
-    "retrieval": ("no citation", "citation"),
-    "pathfinder": ("not joined", "joined"),
-    "pathx": ("not joined", "joined"),
-}
 
 
 def show(
@@ -128,8 +123,8 @@ def _title(source: Source, examples: Sequence[dict[str, Any]]) -> str:
 def _caption(source: Source, example: dict[str, Any]) -> str:
     """Number, meaning of the label, and size of an example."""
     label, task = example["label"], source.task
-    names = source.manifest["metadata"].get("classes") or LABELS.get(task.name)
-    meaning = names[label] if names else f"{'value' if task.name == 'listops' else 'label'} {label}"
+    names = source.manifest["metadata"].get("classes") or task.labels
+    meaning = names[label] if names else f"label {label}"
     sequences = example["tokens"] if task.num_inputs == 2 else (example["tokens"],)
     size = " and ".join(f"{len(sequence):,}" for sequence in sequences) + " tokens"
     if task.is_image:

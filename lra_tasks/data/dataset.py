@@ -65,19 +65,23 @@ class Dataset:
         return {"train": joined, "validation": self.splits["test"], "test": self.splits["test"]}
 
     def check_length(self, length: int) -> None:
-        """Refuses a length that would cut or pad pictures, since rows of pixels would no longer align.
+        """Refuses a length that would cut or pad pictures, or cut a sequence that its label needs whole.
+
+        Rows of pixels would no longer align; the answer to a question would be cut off.
 
         Raises:
-          UsageError: If the tokens are pixels and the length is not the number of pixels of a picture.
+          UsageError: If the tokens are pixels and the length is not the number of pixels of a picture, or the
+            task's sequences must be whole and the length is below the longest.
         """
-        if self.task.is_image:
-            pixels = self.manifest["contents"]["splits"]["train"]["lengths"][1]
-            if length != pixels:
-                raise UsageError(
-                    f"length must be {pixels:,}, the number of pixels of {self.manifest['dataset']}; got"
-                    f" {length:,}.",
-                    argument="length",
-                )
+        splits = self.manifest["contents"]["splits"].values()
+        longest = max(split["lengths"][1] for split in splits)
+        if self.task.is_image and length != longest:
+            expected = f"{longest:,}, the number of pixels of {self.manifest['dataset']}"
+        elif self.task.is_whole and length < longest:
+            expected = f"at least {longest:,}, the longest sequence of {self.manifest['dataset']}"
+        else:
+            return
+        raise UsageError(f"length must be {expected}; got {length:,}.", argument="length")
 
 
 def open_dataset(

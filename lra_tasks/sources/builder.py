@@ -84,6 +84,11 @@ class ArenaBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return next((config for config in cls.BUILDER_CONFIGS if config.name == name), None)
 
     @classmethod
+    def get_builder_config(cls, name: str, version: Any = None) -> Any:
+        """Returns the same config for TFDS, which by itself knows only `BUILDER_CONFIGS`."""
+        return cls.config_named(name)
+
+    @classmethod
     def is_drawn(cls, name: str) -> bool:
         """Whether the config called `name` is drawn from a seed, and not read from files."""
         return (

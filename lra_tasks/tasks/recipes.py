@@ -54,6 +54,15 @@ def small(variant: str, length: int, batch_size: int = 32, num_steps: int = 5000
     )
 
 
+def first_token(settings: Settings) -> Settings:
+    """Returns the settings with a classifier that reads the first token's state, for the diagnostic tasks.
+
+    The mean over all tokens contains the places of single ones, which then need no mixer.
+    """
+    model = dataclasses.replace(settings.model, pooling="first", positions="sinusoidal", num_heads=4)
+    return dataclasses.replace(settings, model=model)
+
+
 def arena_documents(
     length: int, model: ModelConfig, warmup_steps: int, num_steps: int, variant: str = "default"
 ) -> Settings:

@@ -32,7 +32,7 @@ def datasets(tmp_path_factory):
 
 def test_names_of_the_tasks():
     assert NAMES == ["listops", "text", "retrieval", "image", "pathfinder", "pathx"]
-    assert [*TASKS] == [*NAMES, "bytes"]
+    assert [*TASKS] == [*NAMES, "recall", "order", "bytes"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -146,7 +146,19 @@ def test_colors_in_a_terminal(arguments, no_color):
 def test_list():
     result = arena.lra("list", env={"COLUMNS": "60"})
     assert result.returncode == 0, result.stderr
-    for word in ("listops", "2,000", "nested", "smoke", "quick", "paper", "hrr", "softmax", "none"):
+    for word in (
+        "listops",
+        "2,000",
+        "nested",
+        "recall",
+        "order",
+        "smoke",
+        "quick",
+        "paper",
+        "hrr",
+        "softmax",
+        "none",
+    ):
         assert word in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 60
     assert not any(line.endswith(" ") for line in result.stdout.splitlines())

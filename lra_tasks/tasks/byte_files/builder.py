@@ -85,11 +85,6 @@ class ByteFiles(ArenaBuilder, skip_registration=True):
             )
         return _config(name)
 
-    @classmethod
-    def get_builder_config(cls, name: str, version: Any = None) -> ByteFilesConfig:
-        """Returns the same config for TFDS, which knows only the default."""
-        return cls.config_named(name)
-
     def read(self) -> dict[str, tuple[int, Iterable[Example]]]:
         if self.manual_dir is None:
             raise MissingData(f"Bytes is made from your own files. {LAYOUT}")

@@ -80,6 +80,7 @@ TASK = Task(
     builder="lra_tasks.tasks.listops.builder:ListOps",
     references=references,
     render=render,
+    labels=tuple(f"value {digit}" for digit in range(10)),
     disk_bytes=100_000_000,
     equivalent_variants=("release",),
     validate=validate,

@@ -35,6 +35,7 @@ def _task(name: str, size: int, **more: Any) -> Task:
         num_examples={"train": 160_000, "validation": 20_000, "test": 20_000},
         builder="lra_tasks.tasks.pathfinder.builder:Pathfinder",
         references=references,
+        labels=("not joined", "joined"),
         variant=f"{size}-14",
         equivalent_variants=(f"release-{size}-14",),
         is_image=True,

@@ -150,6 +150,7 @@ TASK = Task(
     builder="lra_tasks.tasks.retrieval.builder:Retrieval",
     references=references,
     render=render,
+    labels=("no citation", "citation"),
     disk_bytes=10_000_000_000,
     num_inputs=2,
     first_token=FIRST_TOKEN,
