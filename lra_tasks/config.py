@@ -27,6 +27,8 @@ class ModelConfig:
       qkv_features: Size of queries, keys and values over all heads; None means `width`.
       num_layers: Number of blocks.
       mlp_features: Size of the hidden layer of each MLP, and of the classifier's.
+      pixels: Input where the tokens are pixels: "embedding", one vector per gray level; or "value", a linear
+        map of the level g of V levels, scaled to 2g / (V - 1) - 1.
       positions: Kind of position embedding: a learned table, or sines and cosines of fixed frequencies.
       pooling: Kind of pooling: "mean" over the real tokens, the state of the "first" token, or the state of a
         token "cls" before the sequence. A mixer that never moves values between tokens (hrr, none) learns
@@ -41,6 +43,7 @@ class ModelConfig:
     qkv_features: int | None = None
     num_layers: int = 4
     mlp_features: int = 1024
+    pixels: Literal["embedding", "value"] = "embedding"
     positions: Literal["learned", "sinusoidal"] = "learned"
     pooling: Literal["mean", "first", "cls"] = "mean"
     dropout_rate: float = 0.1

@@ -119,7 +119,12 @@ class Classifier(nnx.Module):
         self.pooling = config.pooling
         # The arena's scales: tokens have the size of sinusoidal positions; learned positions start small.
         unit_normal, normal = nnx.initializers.normal(1.0), nnx.initializers.normal(0.02)
-        self.embedding = nnx.Embed(vocab_size, width, embedding_init=unit_normal, dtype=dtype, rngs=rngs)
+        self.pixels = config.pixels
+        self.vocab_size = vocab_size
+        if config.pixels == "value":
+            self.embedding = nnx.Linear(1, width, dtype=dtype, rngs=rngs)
+        else:
+            self.embedding = nnx.Embed(vocab_size, width, embedding_init=unit_normal, dtype=dtype, rngs=rngs)
         self.learned_positions = config.positions == "learned"
         if self.learned_positions:
             self.positions = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
@@ -156,7 +161,10 @@ class Classifier(nnx.Module):
                 f"tokens must have at most {self.length} positions, the model's; got {tokens.shape[1]}. Train"
                 " with a length that covers the longest sequence, or evaluate at the length of the run."
             )
-        x = self.embedding(tokens)
+        if self.pixels == "value":
+            x = self.embedding((2.0 / (self.vocab_size - 1) * tokens - 1.0)[..., None])  # from -1 to 1
+        else:
+            x = self.embedding(tokens)
         if self.learned_positions:
             positions = self.positions[: x.shape[1]]
         else:

@@ -43,13 +43,18 @@ class Trainer:
       rows: Rows of every batch for the devices of this process, ascending; with one process, all rows.
 
     Raises:
-      UsageError: If the devices cannot share batch or sequence, or the mixer is unknown, does not take its
-        options or keeps state.
+      UsageError: If the devices cannot share batch or sequence, the tokens are not the pixels that the model
+        expects, or the mixer is unknown, does not take its options or keeps state.
     """
 
     def __init__(self, config: Config, task: Task, mesh: Mapping[str, int] | str | None = None) -> None:
         self.mesh = make_mesh(mesh)
         check_mesh(self.mesh, config)
+        if config.settings.model.pixels == "value" and not task.is_image:
+            raise UsageError(
+                f"model.pixels must be 'embedding' for {task.name}, which has no pixels; got 'value'.",
+                argument="model.pixels",
+            )
         self._config = config
         self._settings = config.settings
         self._task = task

@@ -1,5 +1,6 @@
 """The encoder and its mixers: padding, pooling, positions, dtypes, and the number of parameters."""
 
+import dataclasses
 import textwrap
 
 import jax
@@ -220,6 +221,25 @@ def test_dropout_follows_its_key(mixer):
 def test_dropout_inside_the_mixer_has_its_own_rate(inside, expected):
     block = build(dropout_rate=0.3, mixer_dropout_rate=inside).blocks[0]
     assert (block.mixer.attention.dropout_rate, block.dropout.rate) == (expected, 0.3)
+
+
+def test_pixels_as_values_are_an_embedding_on_a_line():
+    """The vectors of the levels 0 .. V - 1 lie evenly between bias - kernel and bias + kernel."""
+    model = build(pixels="value")
+    tokens, mask = batch([9, 9], 9)
+    expected = classify(model, tokens, mask)
+    table = np.linspace(-1, 1, V)[:, None] * model.embedding.kernel[...] + model.embedding.bias[...]
+    model.pixels, model.embedding = "embedding", nnx.Embed(V, 12, rngs=nnx.Rngs(0))
+    model.embedding.embedding[...] = table
+    np.testing.assert_allclose(classify(model, tokens, mask), expected, atol=1e-5)
+    assert count(make_config(pixels="value")) == count(make_config()) - V * 12 + 2 * 12
+
+
+def test_pixels_as_values_are_refused_for_tokens_that_are_not_pixels():
+    config = make_config(pixels="value", length=1024)
+    Trainer(dataclasses.replace(config, task="image"), get_task("image")).check()
+    with pytest.raises(UsageError, match=r"model.pixels must be 'embedding' for listops.* got 'value'"):
+        Trainer(config, get_task("listops"))
 
 
 # Mixers of the user
