@@ -29,7 +29,8 @@ class ModelConfig:
       mlp_features: Size of the hidden layer of each MLP, and of the classifier's.
       pixels: Input where the tokens are pixels: "embedding", one vector per gray level; or "value", a linear
         map of the level g of V levels, scaled to 2g / (V - 1) - 1.
-      positions: Kind of position embedding: a learned table, or sines and cosines of fixed frequencies.
+      positions: Kind of position embedding: a learned table, sines and cosines of fixed frequencies, or none.
+        Without positions, a mixer that treats all tokens alike (hrr, softmax, none) cannot see their order.
       pooling: Kind of pooling: "mean" over the real tokens, the state of the "first" token, or the state of a
         token "cls" before the sequence. A mixer that never moves values between tokens (hrr, none) learns
         nothing with "cls".
@@ -44,7 +45,7 @@ class ModelConfig:
     num_layers: int = 4
     mlp_features: int = 1024
     pixels: Literal["embedding", "value"] = "embedding"
-    positions: Literal["learned", "sinusoidal"] = "learned"
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
     pooling: Literal["mean", "first", "cls"] = "mean"
     dropout_rate: float = 0.1
     mixer_dropout_rate: float | None = None

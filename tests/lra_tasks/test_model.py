@@ -17,6 +17,7 @@ from lra_tasks.tasks import get_task
 from lra_tasks.training.step import Trainer
 
 POOLINGS = ("mean", "first", "cls")
+POSITIONS = ("learned", "sinusoidal", "none")
 V, C, L = 17, 7, 24
 
 
@@ -82,6 +83,15 @@ def test_token_order_matters_and_rows_are_independent(mixer):
     assert jnp.abs(classify(model, tokens[:, ::-1], mask) - both).max() > 1e-4
 
 
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_without_positions_order_is_invisible(mixer):
+    model = build(mixer=mixer, positions="none")
+    tokens, mask = batch([9, 9], 9)
+    both = classify(model, tokens, mask)
+    np.testing.assert_allclose(classify(model, tokens[:, ::-1], mask), both, atol=2e-6)
+    assert jnp.abs(both[0] - both[1]).max() > 1e-4
+
+
 def last_states(model, tokens, mask):
     """Returns the output of the blocks, before pooling."""
     x = model.embedding(tokens) + jnp.asarray(sinusoidal_positions(tokens.shape[1], 12))
@@ -140,7 +150,7 @@ def expected_count(mixer, *, learned, cls, qkv=20):
     return V * d + learned * L * d + cls * d + layers * block + head
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_number_of_parameters(mixer, pooling, positions):
@@ -181,7 +191,7 @@ def test_bfloat16_is_close_to_float32(mixer):
 
 def test_a_sequence_that_is_too_long_is_refused():
     tokens, mask = batch([L + 1], L + 1)
-    for positions in ("learned", "sinusoidal"):
+    for positions in POSITIONS:
         with pytest.raises(UsageError, match=f"at most {L} positions, the model's; got {L + 1}"):
             build(positions=positions)(tokens, mask, deterministic=True)
 
@@ -229,7 +239,8 @@ def test_pixels_as_values_are_an_embedding_on_a_line():
     tokens, mask = batch([9, 9], 9)
     expected = classify(model, tokens, mask)
     table = np.linspace(-1, 1, V)[:, None] * model.embedding.kernel[...] + model.embedding.bias[...]
-    model.pixels, model.embedding = "embedding", nnx.Embed(V, 12, rngs=nnx.Rngs(0))
+    model.config = make_config().settings.model
+    model.embedding = nnx.Embed(V, 12, rngs=nnx.Rngs(0))
     model.embedding.embedding[...] = table
     np.testing.assert_allclose(classify(model, tokens, mask), expected, atol=1e-5)
     assert count(make_config(pixels="value")) == count(make_config()) - V * 12 + 2 * 12
