@@ -35,6 +35,7 @@ class ModelConfig:
         token "cls" before the sequence. A mixer that never moves values between tokens (hrr, none) learns
         nothing with "cls".
       dropout_rate: Dropout rate after the embedding and after each branch.
+      tie_dropout: Whether this dropout has one mask per sequence and channel, the same for all tokens.
       mixer_dropout_rate: Dropout rate inside the mixer; None means `dropout_rate`. softmax has none.
       dtype: Dtype of the computation; parameters, normalization statistics and logits are float32.
     """
@@ -48,6 +49,7 @@ class ModelConfig:
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
     pooling: Literal["mean", "first", "cls"] = "mean"
     dropout_rate: float = 0.1
+    tie_dropout: bool = False
     mixer_dropout_rate: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 

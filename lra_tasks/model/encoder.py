@@ -23,6 +23,11 @@ def sinusoidal_positions(length: int, width: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width].astype(np.float32)
 
 
+def make_dropout(config: ModelConfig) -> nnx.Dropout:
+    """Returns the dropout of the encoder's states (B, T, D); a tied mask is (B, 1, D)."""
+    return nnx.Dropout(config.dropout_rate, broadcast_dims=(1,) if config.tie_dropout else ())
+
+
 class Block(nnx.Module):
     """One pre-norm encoder block: x + mixer(norm(x)), then x + mlp(norm(x)).
 
@@ -58,7 +63,7 @@ class Block(nnx.Module):
         self.mlp_norm = norm()
         self.mlp_in = linear(width, config.mlp_features)
         self.mlp_out = linear(config.mlp_features, width)
-        self.dropout = nnx.Dropout(config.dropout_rate)
+        self.dropout = make_dropout(config)
 
     def __call__(
         self,
@@ -128,7 +133,7 @@ class Classifier(nnx.Module):
             self.positions = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
         if config.pooling == "cls":
             self.cls = nnx.Param(normal(rngs.params(), (1, 1, width), jnp.float32))
-        self.dropout = nnx.Dropout(config.dropout_rate)
+        self.dropout = make_dropout(config)
         self.blocks = nnx.List([Block(config, mixer, length, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         features = width if num_inputs == 1 else 4 * width

@@ -233,6 +233,17 @@ def test_dropout_inside_the_mixer_has_its_own_rate(inside, expected):
     assert (block.mixer.attention.dropout_rate, block.dropout.rate) == (expected, 0.3)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_tied_dropout_has_one_mask_per_sequence_and_channel(tied):
+    model = build(mixer="none", dropout_rate=0.5, tie_dropout=tied)
+    for dropout in (model.dropout, model.blocks[0].dropout):
+        x = dropout(jnp.ones((8, 9, 12)), deterministic=False, rngs=nnx.Rngs(dropout=0))
+        assert set(np.unique(x)) == {0.0, 2.0}
+        assert (x == x[:, :1]).all() == tied
+        assert len(np.unique(x[:, 0], axis=0)) == 8
+        assert 0.3 < (x == 0).mean() < 0.7
+
+
 def test_pixels_as_values_are_an_embedding_on_a_line():
     """The vectors of the levels 0 .. V - 1 lie evenly between bias - kernel and bias + kernel."""
     model = build(pixels="value")

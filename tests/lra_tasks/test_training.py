@@ -500,7 +500,7 @@ def test_a_folder_of_another_configuration_is_refused(smoke_run, smoke_data):
 def test_a_run_from_before_a_setting_existed_resumes_as_it_began(smoke_run, smoke_data, tmp_path):
     run_dir = shutil.copytree(smoke_run, tmp_path / "run")
     fields = json.loads((run_dir / "config.json").read_text())
-    for name in ("mixer_dropout_rate", "pixels"):
+    for name in ("mixer_dropout_rate", "pixels", "tie_dropout"):
         del fields["settings"]["model"][name]
     del fields["settings"]["optimizer"]["staircase"]
     write_json(run_dir / "config.json", fields)
