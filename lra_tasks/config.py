@@ -99,6 +99,8 @@ class Settings:
       optimizer: Configuration of the optimizer and its schedule.
       label_smoothing: Share of the target that is spread evenly over the classes.
       batch_size: Number of examples per step, over all devices.
+      buckets: Number n of lengths that batches are padded to: T/n, 2T/n, …, T. With more than one, a batch
+        has examples of similar length, and a step is compiled per length.
       num_steps: Number of training steps.
       eval_every: Number of steps between validations; the last step is always validated.
       eval_examples: Number of validation examples used each time; None means all.
@@ -113,6 +115,7 @@ class Settings:
     optimizer: OptimizerConfig = OptimizerConfig()
     label_smoothing: float = 0.0
     batch_size: int = 32
+    buckets: int = 1
     num_steps: int = 5000
     eval_every: int = 500
     eval_examples: int | None = None
@@ -129,6 +132,7 @@ class Settings:
             "": (
                 "length",
                 "batch_size",
+                "buckets",
                 "num_steps",
                 "eval_every",
                 "eval_examples",

@@ -161,7 +161,7 @@ def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Co
     while step < settings.num_steps:
         # Step.
         run.progress.show(f"{run.label}: training", step, settings.num_steps, meter.note)
-        state, measured = run.train_step(state, arrays)
+        state, measured = run.train_steps[batch["tokens"].shape[-1]](state, arrays)
         step += 1
         meter.started(step, batch["index"], measured)
         counters.position = dict(run.batches.get_state())
@@ -299,7 +299,7 @@ def _finish(run: OpenRun, params: Any, counters: Counters, accuracy: float, loss
                 "reads_padding": run.reads_padding,
                 "examples_per_second": settings.batch_size / run.metrics.median_step_seconds(),
                 "seconds": counters.seconds,
-                "peak_bytes": memory_bytes(run.train_step)[0],
+                "peak_bytes": memory_bytes(run.train_steps[max(run.train_steps)])[0],
                 "data": run.origin,
                 "environment": environment(),
             }
