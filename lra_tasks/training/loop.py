@@ -15,7 +15,7 @@ import numpy as np
 
 from lra_tasks.config import Config
 from lra_tasks.data.dataset import Dataset
-from lra_tasks.errors import Interrupted, UsageError
+from lra_tasks.errors import Diverged, Interrupted
 from lra_tasks.files import write_json
 from lra_tasks.model.encoder import num_parameters
 from lra_tasks.progress import Progress, Silent
@@ -318,10 +318,10 @@ def _interrupted(run: OpenRun, step: int) -> Interrupted:
     )
 
 
-def _not_finite(run: OpenRun, fault: str) -> UsageError:
+def _not_finite(run: OpenRun, fault: str) -> Diverged:
     saved = run.checkpoints.latest_step
     kept = f"The checkpoint of step {saved} is kept." if saved else "There is no checkpoint yet."
-    return UsageError(
+    return Diverged(
         f"{fault} Training stopped in {run.run_dir}. {kept} Try a lower optimizer.learning_rate or a longer"
         " optimizer.warmup_steps. That is another run and needs another folder."
     )
