@@ -27,11 +27,15 @@ class ModelConfig:
       qkv_features: Size of queries, keys and values over all heads; None means `width`.
       num_layers: Number of blocks.
       mlp_features: Size of the hidden layer of each MLP, and of the classifier's.
-      positions: Kind of position embedding: a learned table, or sines and cosines of fixed frequencies.
+      pixels: Input where the tokens are pixels: "embedding", one vector per gray level; or "value", a linear
+        map of the level g of V levels, scaled to 2g / (V - 1) - 1.
+      positions: Kind of position embedding: a learned table, sines and cosines of fixed frequencies, or none.
+        Without positions, a mixer that treats all tokens alike (hrr, softmax, none) cannot see their order.
       pooling: Kind of pooling: "mean" over the real tokens, the state of the "first" token, or the state of a
         token "cls" before the sequence. A mixer that never moves values between tokens (hrr, none) learns
         nothing with "cls".
       dropout_rate: Dropout rate after the embedding and after each branch.
+      tie_dropout: Whether this dropout has one mask per sequence and channel, the same for all tokens.
       mixer_dropout_rate: Dropout rate inside the mixer; None means `dropout_rate`. softmax has none.
       dtype: Dtype of the computation; parameters, normalization statistics and logits are float32.
     """
@@ -41,9 +45,11 @@ class ModelConfig:
     qkv_features: int | None = None
     num_layers: int = 4
     mlp_features: int = 1024
-    positions: Literal["learned", "sinusoidal"] = "learned"
+    pixels: Literal["embedding", "value"] = "embedding"
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
     pooling: Literal["mean", "first", "cls"] = "mean"
     dropout_rate: float = 0.1
+    tie_dropout: bool = False
     mixer_dropout_rate: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -93,6 +99,8 @@ class Settings:
       optimizer: Configuration of the optimizer and its schedule.
       label_smoothing: Share of the target that is spread evenly over the classes.
       batch_size: Number of examples per step, over all devices.
+      buckets: Number n of lengths that batches are padded to: T/n, 2T/n, …, T. With more than one, a batch
+        has examples of similar length, and a step is compiled per length.
       num_steps: Number of training steps.
       eval_every: Number of steps between validations; the last step is always validated.
       eval_examples: Number of validation examples used each time; None means all.
@@ -107,6 +115,7 @@ class Settings:
     optimizer: OptimizerConfig = OptimizerConfig()
     label_smoothing: float = 0.0
     batch_size: int = 32
+    buckets: int = 1
     num_steps: int = 5000
     eval_every: int = 500
     eval_examples: int | None = None
@@ -123,6 +132,7 @@ class Settings:
             "": (
                 "length",
                 "batch_size",
+                "buckets",
                 "num_steps",
                 "eval_every",
                 "eval_examples",

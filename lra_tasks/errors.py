@@ -25,6 +25,10 @@ class MissingData(UsageError):
     """Reports missing source files of a dataset; the message names them and where to put them."""
 
 
+class Diverged(UsageError):
+    """Reports a training or validation loss that is not finite."""
+
+
 class Interrupted(Exception):
     """Reports that Ctrl-C or SIGTERM stopped a run, which has saved everything that it needs to resume."""
 

@@ -3,6 +3,8 @@
 This module imports the standard library only, so that `lra --help` answers at once.
 """
 
+from collections.abc import Sequence
+
 from lra_tasks.config import Settings, flat, folder_name
 from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.tasks import get_task, recipes
@@ -63,8 +65,8 @@ def _changes(task: str, name: str, settings: Settings) -> list[str]:
     return [f"{key}={value}" for key, value in flat(settings).items() if value != own[key]]
 
 
-def comparison_name(task: str, name: str, settings: Settings) -> str:
-    """Returns a folder's name: the task, the preset, and the settings that differ from the preset.
+def comparison_name(task: str, name: str, settings: Settings, rates: Sequence[float] = ()) -> str:
+    """Returns a folder's name: the task, the preset, the settings that differ from it, and learning rates.
 
     Runs with other settings get another folder, so that `lra_tasks.report` finds comparable runs in each.
 
@@ -74,4 +76,5 @@ def comparison_name(task: str, name: str, settings: Settings) -> str:
     >>> comparison_name("listops", "quick", dataclasses.replace(preset("listops", "quick"), num_steps=1000))
     'listops-quick-num_steps=1000'
     """
-    return folder_name("-".join([f"{task}-{name}", *_changes(task, name, settings)]))
+    tried = [f"rates={'_'.join(map(str, rates))}"] if rates else []
+    return folder_name("-".join([f"{task}-{name}", *_changes(task, name, settings), *tried]))

@@ -259,6 +259,9 @@ class Compare:
     """Names of mixers, or your own as module:Class; options follow, as in hrr:rescale=True."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; one run per mixer and seed."""
+    rates: tuple[float, ...] = ()
+    """Learning rates to choose from, in place of --optimizer.learning-rate: each mixer is trained at every
+    rate with the first seed, and the best on validation is its rate for all seeds."""
     preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
     """Settings to start from; every other flag changes one of them."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
@@ -277,7 +280,8 @@ class Compare:
         from lra_tasks.comparison import compare
         from lra_tasks.progress import Progress
 
-        run_dir = self.run_dir or Path("runs", comparison_name(self.task, self.preset, self.settings))
+        name = comparison_name(self.task, self.preset, self.settings, self.rates)
+        run_dir = self.run_dir or Path("runs", name)
         with Progress() as progress:
             result = compare(
                 self.task,
@@ -285,6 +289,7 @@ class Compare:
                 self.settings,
                 run_dir,
                 seeds=self.seeds,
+                rates=self.rates,
                 data_dir=self.data_dir,
                 mesh=self.mesh,
                 tensorboard=self.tensorboard,

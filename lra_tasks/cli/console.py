@@ -143,6 +143,9 @@ def print_report(result: Any, folder: Path) -> None:
 
     print_table(COLUMNS, result.cells(), numbers=True)
     print()
+    if result.trials:
+        print_table(*result.rate_cells(), numbers=True)
+        print()
     print_definitions((f"{accuracy:6.2f} %", name) for name, accuracy in result.baselines.items())
     published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
     print_paragraphs(*([f"Published, not measured here: {published}."] if published else []), *result.notes)

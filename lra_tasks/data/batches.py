@@ -1,6 +1,8 @@
 """Batches of padded examples, in shuffled order for training and in order for evaluation."""
 
-from collections.abc import Iterator, Sequence
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,34 @@ def read_many(source: Examples, indices: Sequence[int]) -> list[dict[str, Any]]:
     """Returns the examples with these indices, in one read where the source supports it."""
     at_once = getattr(source, "__getitems__", None)
     return at_once(indices) if at_once else [source[i] for i in indices]
+
+
+def padded_lengths(length: int, buckets: int) -> tuple[int, ...]:
+    """Returns the lengths that batches are padded to: `length` · i / `buckets` for i = 1 … `buckets`.
+
+    >>> padded_lengths(2000, 3)
+    (667, 1334, 2000)
+    """
+    return tuple(sorted({-(-length * i // buckets) for i in range(1, buckets + 1)}))
+
+
+def count_tokens(examples: Examples) -> np.ndarray:
+    """Returns the number of tokens of each example, int64 (N,); of a pair, that of the longer sequence."""
+    sequences = (example["tokens"] for example in examples)
+    return np.array([max(map(len, s)) if isinstance(s, tuple) else len(s) for s in sequences], np.int64)
+
+
+def padded_sizes(source: Examples, length: int, buckets: int) -> np.ndarray:
+    """Returns the length that each example is padded to, int64 (N,); one of `padded_lengths`.
+
+    With more than one bucket it reads all examples, unless the source has their numbers of tokens as `sizes`.
+    """
+    if buckets == 1:
+        return np.full(len(source), length)
+    sizes: Any = getattr(source, "sizes", None)
+    sizes = count_tokens(source) if sizes is None else sizes
+    lengths = np.array(padded_lengths(length, buckets))
+    return lengths[np.searchsorted(lengths, np.minimum(sizes, length))]
 
 
 def _collate(examples: Sequence[dict[str, Any]], length: int) -> Batch:
@@ -50,6 +80,7 @@ def training_batches(
     length: int,
     batch_size: int,
     seed: int,
+    buckets: int = 1,
     rows: slice | np.ndarray = ALL,
     num_threads: int = 2,
     prefetch: int = 8,
@@ -67,6 +98,8 @@ def training_batches(
       length: Length T of the rows; longer inputs are cut at the end, shorter ones are padded with 0.
       batch_size: Number B of examples per batch.
       seed: Seed of the order, 0 .. 2³² - 1.
+      buckets: Number of lengths that batches are padded to, see `padded_lengths`. With more than one, a batch
+        has examples of one padded length, except a few batches per epoch. T is then that of the batch.
       rows: Rows of each batch to read, R of them, for a process that shares the batches with others.
       num_threads: Number of threads that make batches.
       prefetch: Number of batches to make ahead.
@@ -81,21 +114,55 @@ def training_batches(
     """
     import grain
 
-    _check_positive(length=length, batch_size=batch_size, num_threads=num_threads, prefetch=prefetch)
+    _check_positive(
+        length=length, batch_size=batch_size, buckets=buckets, num_threads=num_threads, prefetch=prefetch
+    )
     if not len(source):
         raise UsageError("The source has no examples to train on.")
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed must be between 0 and {2**32 - 1}; got {seed}.")
     # Batches of indices are cheap to shuffle and to skip; only the last step reads examples.
+    padded = padded_sizes(source, length, buckets)
+    if buckets == 1:
+        batches = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().batch(batch_size)
+    else:
+        batches = grain.MapDataset.range(sys.maxsize).map(_bucketed(padded, batch_size, seed))
+
+    def read(indices: np.ndarray) -> Batch:
+        examples = read_many(source, indices[rows].tolist())
+        return _collate(examples, int(padded[indices].max())) | {"index": indices}
+
     return iter(
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .batch(batch_size)
-        .map(lambda indices: _collate(read_many(source, indices[rows].tolist()), length) | {"index": indices})
-        .to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
+        batches.map(read).to_iter_dataset(
+            grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+        )
     )
+
+
+def _bucketed(padded: np.ndarray, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Returns the function k → indices of batch k; most batches have examples of one padded length.
+
+    Every epoch is a permutation of its own. The batches that lie within it are sorted by padded length, and
+    then shuffled as whole batches. A batch across two epochs stays as it is.
+    """
+    count = len(padded)
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        draw = np.random.default_rng((seed, epoch))
+        indices = draw.permutation(count)
+        start = -epoch * count % batch_size  # the beginning completes the last batch of the epoch before
+        within = slice(start, start + max(0, count - start) // batch_size * batch_size)
+        inner = indices[within]
+        inner = inner[np.argsort(padded[inner], kind="stable")].reshape(-1, batch_size)
+        indices[within] = draw.permutation(inner).ravel()
+        return indices
+
+    def batch(k: int) -> np.ndarray:
+        places = range(k * batch_size, (k + 1) * batch_size)
+        return np.array([order(place // count)[place % count] for place in places])
+
+    return batch
 
 
 def evaluation_batches(
@@ -104,9 +171,10 @@ def evaluation_batches(
     length: int,
     batch_size: int,
     limit: int | None = None,
+    buckets: int = 1,
     rows: slice | np.ndarray = ALL,
 ) -> Iterator[Batch]:
-    """Yields every example once, in order, in batches of one size.
+    """Yields every example once, in batches of one size, in order: of the padded lengths, then of the source.
 
     The last batch is filled with copies of its first example, with weight 0 and index -1, so that no row is
     empty (a mean over no token is undefined).
@@ -116,6 +184,7 @@ def evaluation_batches(
       length: Length T of the rows, as in `training_batches`.
       batch_size: Number B of examples per batch.
       limit: Number of examples to take from the beginning; None takes all.
+      buckets: Number of lengths that batches are padded to, as in `training_batches`.
       rows: Rows of each batch to read, as in `training_batches`.
 
     Returns:
@@ -125,16 +194,19 @@ def evaluation_batches(
     Raises:
       UsageError: If a size is below 1.
     """
-    _check_positive(length=length, batch_size=batch_size, limit=1 if limit is None else limit)
-    stop = len(source) if limit is None else min(limit, len(source))
-    return _evaluation_batches(source, length, batch_size, stop, rows)
+    _check_positive(
+        length=length, batch_size=batch_size, buckets=buckets, limit=1 if limit is None else limit
+    )
+    return _evaluation_batches(source, padded_sizes(source, length, buckets)[:limit], batch_size, rows)
 
 
 def _evaluation_batches(
-    source: Examples, length: int, batch_size: int, stop: int, rows: slice | np.ndarray
+    source: Examples, padded: np.ndarray, batch_size: int, rows: slice | np.ndarray
 ) -> Iterator[Batch]:
-    for start in range(0, stop, batch_size):
-        indices = np.arange(start, start + batch_size)
-        real = indices < stop
-        batch = _collate(read_many(source, np.where(real, indices, start)[rows].tolist()), length)
+    order = np.argsort(padded, kind="stable")
+    for start in range(0, len(order), batch_size):
+        places = np.arange(start, start + batch_size)
+        real = places < len(order)
+        indices = order[np.where(real, places, start)]
+        batch = _collate(read_many(source, indices[rows].tolist()), int(padded[indices].max()))
         yield batch | {"index": np.where(real, indices, -1), "weight": real[rows].astype(np.float32)}

@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lra_tasks.config import Settings
-from lra_tasks.data.batches import read_many
+from lra_tasks.data.batches import count_tokens, read_many
 from lra_tasks.data.location import DatasetDir, checked_manifest, identity
 from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.task import SPLITS, Examples, Task
@@ -215,6 +216,11 @@ class Source:
         for start in range(0, len(self), READ_AHEAD):
             yield from self.__getitems__(range(start, min(start + READ_AHEAD, len(self))))
 
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """The number of tokens of each example, as `count_tokens`; the first access reads the whole split."""
+        return count_tokens(self)
+
     def in_memory(self) -> "Source":
         """Returns the same split, read into memory."""
         starts = range(0, len(self), READ_AHEAD)
@@ -243,6 +249,11 @@ class Joined:
             for index, example in zip(mine, read_many(source, [i - start for i in mine]), strict=True):
                 found[index] = example | {"index": index}
         return [found[index] for index in indices]
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """The number of tokens of each example, as `count_tokens`."""
+        return count_tokens(self)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for source, start in zip(self._sources, self._starts, strict=False):

@@ -13,6 +13,11 @@ from lra_tasks.model.mixers import MixerSpec, get_mixer
 from lra_tasks.model.positions import sinusoidal_positions
 
 
+def make_dropout(config: ModelConfig) -> nnx.Dropout:
+    """Returns the dropout of the encoder's states (B, T, D); a tied mask is (B, 1, D)."""
+    return nnx.Dropout(config.dropout_rate, broadcast_dims=(1,) if config.tie_dropout else ())
+
+
 class Block(nnx.Module):
     """One pre-norm encoder block: x + mixer(norm(x)), then x + mlp(norm(x)).
 
@@ -48,7 +53,7 @@ class Block(nnx.Module):
         self.mlp_norm = norm()
         self.mlp_in = linear(width, config.mlp_features)
         self.mlp_out = linear(config.mlp_features, width)
-        self.dropout = nnx.Dropout(config.dropout_rate)
+        self.dropout = make_dropout(config)
 
     def __call__(
         self,
@@ -103,19 +108,22 @@ class Classifier(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         width, dtype = config.width, jnp.dtype(config.dtype)
+        self.config = config
         self.num_inputs = num_inputs
         self.length = length
+        self.vocab_size = vocab_size
         self.dtype = dtype
-        self.pooling = config.pooling
         # The arena's scales: tokens have the size of sinusoidal positions; learned positions start small.
         unit_normal, normal = nnx.initializers.normal(1.0), nnx.initializers.normal(0.02)
-        self.embedding = nnx.Embed(vocab_size, width, embedding_init=unit_normal, dtype=dtype, rngs=rngs)
-        self.learned_positions = config.positions == "learned"
-        if self.learned_positions:
+        if config.pixels == "value":
+            self.embedding = nnx.Linear(1, width, dtype=dtype, rngs=rngs)
+        else:
+            self.embedding = nnx.Embed(vocab_size, width, embedding_init=unit_normal, dtype=dtype, rngs=rngs)
+        if config.positions == "learned":
             self.positions = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
         if config.pooling == "cls":
             self.cls = nnx.Param(normal(rngs.params(), (1, 1, width), jnp.float32))
-        self.dropout = nnx.Dropout(config.dropout_rate)
+        self.dropout = make_dropout(config)
         self.blocks = nnx.List([Block(config, mixer, length, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         features = width if num_inputs == 1 else 4 * width
@@ -146,20 +154,22 @@ class Classifier(nnx.Module):
                 f"tokens must have at most {self.length} positions, the model's; got {tokens.shape[1]}. Train"
                 " with a length that covers the longest sequence, or evaluate at the length of the run."
             )
-        x = self.embedding(tokens)
-        if self.learned_positions:
-            positions = self.positions[: x.shape[1]]
+        if self.config.pixels == "value":
+            x = self.embedding((2.0 / (self.vocab_size - 1) * tokens - 1.0)[..., None])  # from -1 to 1
         else:
-            positions = jnp.asarray(sinusoidal_positions(*x.shape[1:]))
-        x = x + positions[None].astype(self.dtype)
-        if self.pooling == "cls":
+            x = self.embedding(tokens)
+        if self.config.positions == "learned":
+            x = x + self.positions[None, : x.shape[1]].astype(self.dtype)
+        elif self.config.positions == "sinusoidal":
+            x = x + jnp.asarray(sinusoidal_positions(*x.shape[1:]))[None].astype(self.dtype)
+        if self.config.pooling == "cls":
             cls = jnp.broadcast_to(self.cls[...].astype(self.dtype), (x.shape[0], 1, x.shape[2]))
             x = jnp.concatenate([cls, x], axis=1)
             mask = jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1)
         x = self.dropout(x, deterministic=deterministic, rngs=rngs)
         for block in self.blocks:
             x = block(x, mask, deterministic=deterministic, rngs=rngs)
-        if self.pooling != "mean":
+        if self.config.pooling != "mean":
             # Not x[:, 0]: the gradient of a slice is a pad, for which XLA on CPU repeats some work.
             first = jnp.arange(x.shape[1])[:, None] == 0
             return jnp.sum(jnp.where(first, x.astype(jnp.float32), 0.0), axis=1)

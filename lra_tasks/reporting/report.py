@@ -14,7 +14,7 @@ from lra_tasks.model.mixers import about
 from lra_tasks.presets import preset_of
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.reporting import plots
-from lra_tasks.reporting.results import Report, Row, Run, base_of
+from lra_tasks.reporting.results import Report, Row, Run, Trial, base_of
 from lra_tasks.training.metrics import Metrics
 
 EXPLANATION = (
@@ -23,6 +23,7 @@ EXPLANATION = (
     " step: arguments, outputs and temporaries. Time covers training and validation."
 )
 ORDER = "comparison.json"  # names of the runs' folders, in the order of the table
+TRIALS = "rates.json"  # the learning rates that `compare` tried; their runs are below the folder `rates`
 BASELINES = "baselines.json"  # baseline scores, and the identity of the data they were measured on
 
 
@@ -36,7 +37,8 @@ def report(
     """Collects the finished runs in the subfolders of a folder, and writes the report beside them.
 
     Writes `report.md`, `report.csv`, `report.json` and `report.png`, and `baselines.json` if the baseline
-    scores are new; they need the prepared data. Runs of `compare` are listed in its order, others by name.
+    scores are new; they need the prepared data. Runs of `compare` are listed in its order, others by name. Of
+    a comparison that chose learning rates, only the runs with the chosen ones are rows.
 
     Args:
       folder: Folder of a comparison.
@@ -59,7 +61,9 @@ def report(
             f"There is no finished run in the subfolders of {folder}. Name the folder that contains runs."
         )
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-    _check_alike(folders, summaries)
+    tried = json.loads((folder / TRIALS).read_text()) if (folder / TRIALS).is_file() else []
+    trials = tuple(Trial(**fields) for fields in tried if fields["mixer"] in {x["mixer"] for x in summaries})
+    _check_alike(folders, summaries, {"optimizer.learning_rate"} if trials else set())
     groups: dict[str, list[tuple[dict[str, Any], Run]]] = {}
     for summary, run_dir in zip(summaries, folders, strict=True):
         groups.setdefault(summary["mixer"], []).append((summary, _run(summary, run_dir)))
@@ -87,9 +91,11 @@ def report(
             *_parameter_rule(rows),
             *_notes(rows, summaries),
             *_smoke_rule(folders[0]),
+            *_choice(trials),
         ),
         environment=summaries[0]["environment"],
         data=summaries[0]["data"],
+        trials=trials,
     )
     replace(folder / "report.md", result.markdown())
     replace(folder / "report.csv", result.csv())
@@ -98,13 +104,13 @@ def report(
     return result
 
 
-def _check_alike(folders: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> None:
-    """Refuses runs that do not belong into one table."""
+def _check_alike(folders: Sequence[Path], summaries: Sequence[dict[str, Any]], chosen: set[str]) -> None:
+    """Refuses runs that do not belong into one table; settings chosen per mixer may differ."""
     first, settings = folders[0], _shared_settings(folders[0])
     seen: dict[tuple[str, int], Path] = {}
     for folder, summary in zip(folders, summaries, strict=True):
         own = _shared_settings(folder)
-        changed = [name for name in settings if own[name] != settings[name]]
+        changed = [name for name in settings if own[name] != settings[name] and name not in chosen]
         if changed:
             raise UsageError(
                 f"{folder} differs from {first} in {', '.join(changed)}: one table cannot compare these runs."
@@ -165,6 +171,16 @@ def _parameter_rule(rows: Sequence[Row]) -> list[str]:
         return []
     shares = ", ".join(f"{mixer} {100 * (number / base - 1):+.1f} %" for mixer, number in numbers.items())
     return [f"Parameters relative to softmax (LRA allows up to +10 %): {shares}."]
+
+
+def _choice(trials: Sequence[Trial]) -> list[str]:
+    """Returns a sentence on the choice of the learning rates."""
+    if not trials:
+        return []
+    return [
+        f"Every mixer was trained at every learning rate with seed {trials[0].seed}; the best validation"
+        " accuracy chose its rate for all seeds. The time of the choice covers the runs that did not diverge."
+    ]
 
 
 def _smoke_rule(folder: Path) -> list[str]:

@@ -111,6 +111,31 @@ class Row:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One learning rate that was tried for a mixer.
+
+    Attributes:
+      mixer: Name of the mixer.
+      rate: Learning rate.
+      seed: Seed of the run.
+      validation_accuracy: Best validation accuracy in percent; None if the loss became infinite or NaN.
+      seconds: Time of training steps and validations; None without an accuracy.
+    """
+
+    mixer: str
+    rate: float
+    seed: int
+    validation_accuracy: float | None
+    seconds: float | None
+
+
+def best(trials: Sequence[Trial]) -> Trial | None:
+    """Returns the trial with the best validation accuracy, the first of equal ones; None if all diverged."""
+    finished = [trial for trial in trials if trial.validation_accuracy is not None]
+    return max(finished, key=lambda trial: trial.validation_accuracy or 0.0, default=None)
+
+
 def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
@@ -137,6 +162,7 @@ class Report:
       notes: Sentences on the runs.
       environment: Versions and devices of the first run.
       data: Origin of the dataset, from its manifest.
+      trials: Learning rates that `compare` tried, mixer by mixer; empty if it chose none.
     """
 
     task: str
@@ -147,6 +173,7 @@ class Report:
     notes: tuple[str, ...]
     environment: dict[str, Any]
     data: dict[str, Any]
+    trials: tuple[Trial, ...] = ()
 
     @property
     def published(self) -> dict[str, float]:
@@ -157,14 +184,25 @@ class Report:
         """Returns the table's rows as text, in the order of `COLUMNS`."""
         return [row.cells(base_of(self.rows)) for row in self.rows]
 
+    def rate_cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Returns header and rows of a table of validation accuracies per mixer and learning rate."""
+        rates = dict.fromkeys(trial.rate for trial in self.trials)
+        rows: list[tuple[str, ...]] = []
+        for row in self.rows:
+            tried = {trial.rate: trial for trial in self.trials if trial.mixer == row.mixer}
+            chosen = best(list(tried.values()))
+            seconds = sum(trial.seconds or 0.0 for trial in tried.values())
+            accuracies = (_accuracy(tried.get(rate)) for rate in rates)
+            rows.append((row.mixer, *accuracies, str(chosen.rate) if chosen else "-", duration(seconds)))
+        return ("validation, %", *(f"rate {rate}" for rate in rates), "chosen", "time"), rows
+
     def table(self) -> str:
         """Returns the rows as a Markdown table."""
-        lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *self.cells()]
-        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        return _markdown_table(COLUMNS, self.cells())
 
     def markdown(self) -> str:
         """Returns the table, the baseline scores and the notes as Markdown."""
-        lines = [self.table()]
+        lines = [self.table(), *([_markdown_table(*self.rate_cells())] if self.trials else [])]
         if self.baselines:
             lines += ["Baseline scores, measured on the same test split:", ""]
             lines += [f"- {name}: {accuracy:.2f} %" for name, accuracy in self.baselines.items()] + [""]
@@ -207,8 +245,20 @@ class Report:
         changed: dict[str, Any] = {
             "rows": tuple(map(row, content["rows"])),
             "notes": tuple(content["notes"]),
+            "trials": tuple(Trial(**fields) for fields in content.get("trials", ())),
         }
         return cls(**content | changed)
+
+
+def _accuracy(trial: Trial | None) -> str:
+    if trial is None:
+        return "-"
+    return "diverged" if trial.validation_accuracy is None else f"{trial.validation_accuracy:.2f}"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def rounded(number: float) -> str:

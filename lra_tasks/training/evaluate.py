@@ -46,13 +46,18 @@ def evaluate_params(
     length = settings.length if length is None else length
     total = len(source) if limit is None else min(limit, len(source))
     batches = evaluation_batches(
-        source, length=length, batch_size=settings.batch_size, limit=limit, rows=trainer.rows
+        source,
+        length=length,
+        batch_size=settings.batch_size,
+        limit=limit,
+        buckets=settings.buckets,
+        rows=trainer.rows,
     )
-    evaluation = trainer.compile_evaluation(params, length)
     correct = loss = done = 0.0
     for batch in batches:
         between()
         progress.show(message, round(done), total)
+        evaluation = trainer.compile_evaluation(params, batch["tokens"].shape[-1])
         batch_correct, batch_loss = jax.device_get(evaluation(params, trainer.shard(batch)))
         correct, loss = correct + float(batch_correct), loss + float(batch_loss)
         done += float((batch["index"] >= 0).sum())

@@ -14,7 +14,7 @@ import numpy as np
 
 from lra_tasks.config import Config
 from lra_tasks.data.dataset import Dataset
-from lra_tasks.errors import Interrupted, UsageError
+from lra_tasks.errors import Diverged, Interrupted, UsageError
 from lra_tasks.files import local_path, write_json
 from lra_tasks.model.encoder import num_parameters
 from lra_tasks.progress import Progress, Silent
@@ -169,7 +169,7 @@ def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Co
     while step < settings.num_steps:
         # Step.
         run.progress.show(f"{run.label}: training", step, settings.num_steps, meter.note)
-        state, measured = run.train_step(state, arrays)
+        state, measured = run.train_steps[batch["tokens"].shape[-1]](state, arrays)
         step += 1
         meter.started(step, batch["index"], measured)
         counters.position = dict(run.batches.get_state())
@@ -307,7 +307,7 @@ def _finish(run: OpenRun, params: Any, counters: Counters, accuracy: float, loss
                 "reads_padding": run.reads_padding,
                 "examples_per_second": settings.batch_size / run.metrics.median_step_seconds(),
                 "seconds": counters.seconds,
-                "peak_bytes": memory_bytes(run.train_step)[0],
+                "peak_bytes": memory_bytes(run.train_steps[max(run.train_steps)])[0],
                 "data": run.origin,
                 "environment": environment(),
             }
@@ -326,10 +326,10 @@ def _interrupted(run: OpenRun, step: int) -> Interrupted:
     )
 
 
-def _not_finite(run: OpenRun, fault: str) -> UsageError:
+def _not_finite(run: OpenRun, fault: str) -> Diverged:
     saved = run.checkpoints.latest_step
     kept = f"The checkpoint of step {saved} is kept." if saved else "There is no checkpoint yet."
-    return UsageError(
+    return Diverged(
         f"{fault} Training stopped in {run.run_dir}. {kept} Try a lower optimizer.learning_rate or a longer"
         " optimizer.warmup_steps. That is another run and needs another folder."
     )

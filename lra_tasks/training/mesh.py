@@ -76,9 +76,10 @@ def check_mesh(mesh: jax.sharding.Mesh, config: Config) -> None:
         )
     if sequence == 1:
         return
-    if settings.length % sequence:
+    if settings.length % (sequence * settings.buckets):
+        buckets = f", times {settings.buckets} buckets" if settings.buckets > 1 else ""
         raise UsageError(
-            f"length must be a multiple of the {sequence} devices that share a sequence; got"
+            f"length must be a multiple of the {sequence} devices that share a sequence{buckets}; got"
             f" {settings.length}.",
             argument="length",
         )

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from lra_tasks.config import Config, differences, from_json, to_json
-from lra_tasks.data.batches import training_batches
+from lra_tasks.data.batches import padded_sizes, training_batches
 from lra_tasks.data.dataset import Dataset, open_dataset
 from lra_tasks.data.location import DatasetDir
 from lra_tasks.data.prepare import prepare
@@ -45,7 +46,7 @@ class OpenRun:
       origin: Name, identity and metadata of the dataset.
       splits: Examples to train on, to validate on and to test on.
       trainer: Model and optimizer on the mesh.
-      train_step: Compiled training step.
+      train_steps: Compiled training step per padded length.
       state: State before the first step.
       batches: Iterator over training batches.
       checkpoints: Checkpoints of the run.
@@ -61,7 +62,7 @@ class OpenRun:
     origin: Mapping[str, Any]
     splits: Mapping[str, Examples]
     trainer: Trainer
-    train_step: jax.stages.Compiled
+    train_steps: Mapping[int, jax.stages.Compiled]
     state: TrainState
     batches: Any
     checkpoints: Checkpoints
@@ -141,17 +142,19 @@ def open_run(
             length=settings.length,
             batch_size=settings.batch_size,
             seed=config.seed,
+            buckets=settings.buckets,
             rows=trainer.rows,
         )
+        lengths = np.unique(padded_sizes(splits["train"], settings.length, settings.buckets)).tolist()
     _check_alike(config, origin, trainer.mesh)
 
     # Compiled steps, which report the memory that they need.
     progress.show(f"{label}: compiling")
     state = trainer.init()
-    train_step = trainer.compile_training(state)
+    train_steps = {length: trainer.compile_training(state, length) for length in lengths}
     trainer.compile_evaluation(state.params)
     with processes.together():
-        _check_memory(train_step, config)
+        _check_memory(train_steps[lengths[-1]], config)
     # On all processes: some compilers wait for those of the others.
     padding = not dataset.task.is_image and reads_padding(config)
     if padding:
@@ -179,7 +182,7 @@ def open_run(
             origin=origin,
             splits=splits,
             trainer=trainer,
-            train_step=train_step,
+            train_steps=train_steps,
             state=state,
             batches=batches,
             checkpoints=held.enter_context(contextlib.closing(Checkpoints(run_dir / "checkpoints"))),

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from lra_tasks.config import Config
-from lra_tasks.data.batches import Batch
+from lra_tasks.data.batches import Batch, padded_lengths
 from lra_tasks.errors import UsageError
 from lra_tasks.model.encoder import Classifier
 from lra_tasks.task import Task
@@ -44,14 +44,20 @@ class Trainer:
       rows: Rows of every batch for the devices of this process, ascending; with one process, all rows.
 
     Raises:
-      UsageError: If the devices cannot share batch or sequence, or the mixer is unknown, does not take its
-        options or keeps state, or in a mode of JAX that training does not support.
+      UsageError: If the devices cannot share batch or sequence, the tokens are not the pixels that the model
+        expects, or the mixer is unknown, does not take its options or keeps state; or in a mode of JAX that
+        training does not support.
     """
 
     def __init__(self, config: Config, task: Task, mesh: Mapping[str, int] | str | None = None) -> None:
         check_modes()
         self.mesh = make_mesh(mesh)
         check_mesh(self.mesh, config)
+        if config.settings.model.pixels == "value" and not task.is_image:
+            raise UsageError(
+                f"model.pixels must be 'embedding' for {task.name}, which has no pixels; got 'value'.",
+                argument="model.pixels",
+            )
         self._config = config
         self._settings = config.settings
         self._task = task
@@ -104,18 +110,20 @@ class Trainer:
         shardings = {name: self._sharding(name) for name in rows}
         return jax.tree.map(jax.make_array_from_process_local_data, shardings, rows, shapes)
 
-    def compile_training(self, state: TrainState) -> jax.stages.Compiled:
+    def compile_training(self, state: TrainState, length: int | None = None) -> jax.stages.Compiled:
         """Returns the compiled step: (state, batch) → (state, (loss, correct predictions, gradient norm)).
 
         Args:
           state: The state, or its shapes.
+          length: Length T of the batches; None means that of the settings.
         """
+        length = self._settings.length if length is None else length
         # The state stays on all devices: by itself XLA shares learned positions like the sequence.
         state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), state
         )
         step = jax.jit(self._train_step, donate_argnums=0, out_shardings=self._replicated)
-        return step.lower(state, self._abstract_batch(self._settings.length)).compile()
+        return step.lower(state, self._abstract_batch(length)).compile()
 
     def compile_evaluation(self, params: Any, length: int | None = None) -> jax.stages.Compiled:
         """Returns the compiled evaluation: (params, batch) → (correct predictions, sum of losses); kept."""
@@ -126,13 +134,14 @@ class Trainer:
         return self._evaluations[length]
 
     def check(self) -> None:
-        """Traces a training step without compiling it, which finds the faults of a mixer within seconds.
+        """Traces a training step per length without compiling it, which finds faults of a mixer in seconds.
 
         Raises:
           UsageError: If the mixer returns an array of the wrong shape.
         """
-        batch = self._abstract_batch(self._settings.length)
-        jax.eval_shape(self._train_step, jax.eval_shape(self.init), batch)
+        state = jax.eval_shape(self.init)
+        for length in padded_lengths(self._settings.length, self._settings.buckets):
+            jax.eval_shape(self._train_step, state, self._abstract_batch(length))
 
     def _sharding(self, name: str) -> NamedSharding:
         return self._by_token if name in ("tokens", "mask") else self._by_row

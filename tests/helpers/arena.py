@@ -79,17 +79,17 @@ class SharedTrainer(Trainer):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self._compiled, self._started = None, None
+        self._compiled, self._started = {}, None
 
     def init(self):
         if self._started is None:
             self._started = jax.device_get(super().init())
         return jax.device_put(self._started, self._replicated)
 
-    def compile_training(self, state):
-        if self._compiled is None:
-            self._compiled = super().compile_training(state)
-        return self._compiled
+    def compile_training(self, state, length=None):
+        if length not in self._compiled:
+            self._compiled[length] = super().compile_training(state, length)
+        return self._compiled[length]
 
 
 @contextlib.contextmanager

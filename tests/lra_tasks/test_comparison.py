@@ -22,7 +22,9 @@ from experiments import race
 from lra_tasks import Report, UsageError, compare, preset, report
 from lra_tasks.config import from_json, to_json
 from lra_tasks.data.dataset import load
+from lra_tasks.errors import Diverged
 from lra_tasks.model.mixers import MIXERS
+from lra_tasks.progress import duration
 from lra_tasks.reporting import plots
 from lra_tasks.reporting.style import colors
 from lra_tasks.tasks import get_task
@@ -368,6 +370,77 @@ def test_a_wrong_last_mixer_is_refused_before_anything_trains(mixers, smoke_data
     with pytest.raises(UsageError, match=r"'nome'. Did you mean 'none'|'no.such:Mixer'|at least one mixer"):
         compare("listops", mixers, arena.SMOKE, tmp_path / "race", data_dir=smoke_data)
     assert not (tmp_path / "race").exists()
+
+
+RATES = (0.1, 0.01, 1e30)
+ACCURACIES = {("none", 0.1): 20.0, ("none", 0.01): 30.0, ("hrr", 0.1): 40.0, ("hrr", 0.01): 40.0}
+
+
+@pytest.fixture
+def compare_rates(smoke_race, smoke_data, monkeypatch):
+    """`compare` with runs that are copies of others; the last rate diverges, and each run is noted."""
+
+    def run(config, run_dir, **options):
+        rate = config.settings.optimizer.learning_rate
+        trained.append((config.mixer, rate, config.seed))
+        if rate == RATES[2]:
+            raise Diverged("The loss of step 1 is nan.")
+        source = smoke_race / f"{config.mixer}-seed{config.seed}"
+        shutil.copytree(source, run_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
+        (run_dir / "config.json").write_text(to_json(config))
+        accuracy = {"validation_accuracy": ACCURACIES[config.mixer, rate], "seconds": 100.0}
+        summary = json.loads((run_dir / "summary.json").read_text()) | accuracy
+        (run_dir / "summary.json").write_text(json.dumps(summary))
+        return summary
+
+    def compared(folder, rates=RATES):
+        trained.clear()
+        settings = dataclasses.replace(arena.SMOKE, save_every=2)
+        options = {"seeds": [1, 0], "rates": rates, "data_dir": smoke_data}
+        return compare("listops", ["none", "hrr"], settings, folder, **options), trained.copy()
+
+    trained = []
+    monkeypatch.setattr("lra_tasks.comparison.train", run)
+    return compared
+
+
+def test_the_best_rate_on_validation_is_the_rate_of_all_seeds(compare_rates, tmp_path):
+    result, trained = compare_rates(tmp_path / "race")
+    tried = [(mixer, rate, 1) for mixer in ("none", "hrr") for rate in RATES]
+    chosen = [("none", 0.01, 1), ("none", 0.01, 0), ("hrr", 0.1, 1), ("hrr", 0.1, 0)]  # the first of equals
+    assert trained == [*tried, *chosen]
+    assert [(row.mixer, [run.seed for run in row.runs]) for row in result.rows] == [
+        ("none", [1, 0]),
+        ("hrr", [1, 0]),
+    ]
+    assert (tmp_path / "race" / "rates" / "0.01" / "none-seed0" / "summary.json").is_file()
+    text = (tmp_path / "race" / "report.md").read_text()
+    assert "| validation, % | rate 0.1 | rate 0.01 | rate 1e+30 | chosen | time |" in text
+    assert f"| none | 20.00 | 30.00 | diverged | 0.01 | {duration(200)} |" in text
+    assert f"| hrr | 40.00 | 40.00 | diverged | 0.1 | {duration(200)} |" in text
+    assert "with seed 1; the best validation accuracy chose its rate" in text
+    content = json.loads((tmp_path / "race" / "report.json").read_text())
+    assert Report.from_json(content) == result
+    assert [(trial["mixer"], trial["rate"], trial["seed"]) for trial in content["trials"]] == tried
+    again, trained = compare_rates(tmp_path / "race")  # finished runs return at once, but not diverged ones
+    assert again == result
+    assert trained == [*(run for run in tried if run[1] != RATES[2]), *chosen]
+
+
+def test_comparisons_with_and_without_rates_do_not_share_a_folder(compare_rates, smoke_race, tmp_path):
+    compare_rates(tmp_path)
+    for folder, rates in ((tmp_path, ()), (smoke_race, RATES)):
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(UsageError, match=rf"run_dir must not contain runs of .*; got {folder}, which"):
+            compare_rates(folder, rates)
+        assert sorted(folder.rglob("*")) == before
+
+
+def test_a_mixer_that_diverges_at_every_rate_is_reported(smoke_data, tmp_path):
+    settings = arena.change(num_steps=3, optimizer={"warmup_steps": 0, "clip_norm": None}).settings
+    message = r"rates must include one at which none does not diverge; got 1e\+30\. Try lower ones"
+    with pytest.raises(UsageError, match=message):
+        compare("listops", ["none"], settings, tmp_path / "race", rates=[1e30], data_dir=smoke_data)
 
 
 def test_an_experiment_prints_and_records_its_race(smoke_data, tmp_path, monkeypatch, capsys):

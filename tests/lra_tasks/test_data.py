@@ -14,12 +14,13 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grain
 import numpy as np
 import pytest
 from helpers import arena, sources
 
 from lra_tasks.data import prepare as preparation
-from lra_tasks.data.batches import evaluation_batches, training_batches
+from lra_tasks.data.batches import evaluation_batches, padded_lengths, training_batches
 from lra_tasks.data.dataset import load
 from lra_tasks.data.prepare import prepare
 from lra_tasks.errors import UsageError
@@ -528,14 +529,51 @@ def test_training_batches_carry_their_examples(source):
         assert batch["label"][row] == source[int(index)]["label"]
 
 
-def test_every_epoch_has_every_example_once():
-    batches = training_batches(Examples(*[2] * 30), length=2, batch_size=4, seed=0)
+@pytest.mark.parametrize("buckets", [1, 4])
+def test_every_epoch_has_every_example_once(buckets):
+    batches = training_batches(
+        Examples(*range(1, 31)), length=20, batch_size=4, seed=0, buckets=buckets, prefetch=1
+    )
     order = np.concatenate([batch["index"] for batch in itertools.islice(batches, 15)])
     first, second = order[:30], order[30:]
     np.testing.assert_array_equal(np.sort(first), np.arange(30))
     np.testing.assert_array_equal(np.sort(second), np.arange(30))
     assert (first != second).any()
     assert (first != np.arange(30)).any()
+
+
+def test_one_bucket_is_the_plain_shuffle():
+    batches = training_batches(Examples(*range(1, 31)), length=20, batch_size=4, seed=3)
+    plain = grain.MapDataset.range(30).seed(3).shuffle().repeat()
+    assert [int(i) for batch in itertools.islice(batches, 15) for i in batch["index"]] == [
+        plain[k] for k in range(60)
+    ]
+
+
+def test_a_batch_is_padded_to_the_bucket_of_its_longest_example():
+    """All batches but those between two buckets or two epochs have examples of one bucket."""
+    sizes = np.random.default_rng(0).integers(1, 30, 202)
+    source, buckets = Examples(*sizes), np.array([7, 14, 21, 28])
+    assert padded_lengths(28, 4) == tuple(buckets)
+    assert padded_lengths(2, 3) == (1, 2)
+    padded = buckets[np.searchsorted(buckets, np.minimum(sizes, 28))]
+    training = training_batches(source, length=28, batch_size=4, seed=0, buckets=4)
+    for batches in (
+        list(itertools.islice(training, 101)),  # two epochs
+        list(evaluation_batches(source, length=28, batch_size=4, buckets=4)),
+    ):
+        assert max(np.bincount(np.concatenate([b["index"] for b in batches])[:202])) == 1
+        for batch in batches:
+            chosen = batch["index"][batch["index"] >= 0]
+            assert batch["tokens"].shape == batch["mask"].shape == (4, padded[chosen].max())
+            for row, index in enumerate(chosen):
+                np.testing.assert_array_equal(
+                    batch["tokens"][row][batch["mask"][row]], source[index]["tokens"][:28]
+                )
+        mixed = sum(len(set(padded[batch["index"]])) > 1 for batch in batches)
+        assert mixed <= len(batches) // 50 * 3 + 1
+    lengths = [batch["tokens"].shape[1] for batch in batches]
+    assert lengths == sorted(lengths)
 
 
 def test_order_depends_on_the_seed():
@@ -546,10 +584,16 @@ def test_order_depends_on_the_seed():
     assert (order(1) != order(2)).any()
 
 
-def test_resumed_equals_uninterrupted():
+@pytest.mark.parametrize("buckets", [1, 4])
+def test_resumed_equals_uninterrupted(buckets):
     def start(num_threads=2):
         return training_batches(
-            Examples(*range(1, 31)), length=20, batch_size=7, seed=5, num_threads=num_threads
+            Examples(*range(1, 31)),
+            length=20,
+            batch_size=7,
+            seed=5,
+            buckets=buckets,
+            num_threads=num_threads,
         )
 
     batches = start()
@@ -580,7 +624,9 @@ def test_evaluation_limit():
         assert {len(batch["label"]) for batch in batches} == {3}
 
 
-@pytest.mark.parametrize("wrong", [{"length": 0}, {"batch_size": 0}, {"seed": -1}, {"seed": 2**32}])
+@pytest.mark.parametrize(
+    "wrong", [{"length": 0}, {"batch_size": 0}, {"buckets": 0}, {"seed": -1}, {"seed": 2**32}]
+)
 def test_batch_arguments(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         training_batches(Examples(1), **{"length": 1, "batch_size": 1, "seed": 0} | wrong)

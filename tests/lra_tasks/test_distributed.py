@@ -352,22 +352,23 @@ class Told(list):
         return [self[index] for index in indices]
 
 
-def training(source, rows):
+def training(source, rows, buckets):
     """Returns batches of two epochs; one batch contains the end of one and the beginning of the other."""
-    return itertools.islice(
-        training_batches(source, length=5, batch_size=4, seed=0, rows=rows, prefetch=1), 5
-    )
+    batches = training_batches(source, length=5, batch_size=4, seed=0, rows=rows, buckets=buckets, prefetch=1)
+    return itertools.islice(batches, 5)
 
 
-def evaluation(source, rows):
+def evaluation(source, rows, buckets):
     """Returns batches with copies in the last one."""
-    return evaluation_batches(source, length=5, batch_size=4, limit=10, rows=rows)
+    return evaluation_batches(source, length=5, batch_size=4, limit=10, rows=rows, buckets=buckets)
 
 
+@pytest.mark.parametrize("buckets", [1, 2])
 @pytest.mark.parametrize("make", [training, evaluation])
 @pytest.mark.parametrize("rows", [[0, 1], [2, 3], [1, 3]])
-def test_a_share_contains_rows_of_the_whole_batch(make, rows):
-    for whole, share in zip(make(Told(11), slice(None)), make(Told(11), np.array(rows)), strict=True):
+def test_a_share_contains_rows_of_the_whole_batch(make, rows, buckets):
+    wholes, shares = make(Told(11), slice(None), buckets), make(Told(11), np.array(rows), buckets)
+    for whole, share in zip(wholes, shares, strict=True):
         assert share.keys() == whole.keys()
         np.testing.assert_array_equal(share.pop("index"), whole["index"])
         for name, array in share.items():

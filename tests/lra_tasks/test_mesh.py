@@ -53,6 +53,7 @@ def test_sizes_that_do_not_match_the_devices_are_refused(sizes):
     [
         ({"mixer": "softmax"}, r"'softmax' does not declare .*use mesh data=4.*sequence_parallel = True"),
         ({"length": 255}, r"length must be a multiple of the 2 devices that share a sequence; got 255"),
+        ({"buckets": 3}, r"length must be a multiple of the 2 devices .*, times 3 buckets; got 256"),
         ({"batch_size": 7}, r"batch_size must be a multiple of the 2 devices that share it; got 7"),
         ({"model": {"pooling": "cls"}}, r"model\.pooling must be 'mean' or 'first' .*; got 'cls'"),
     ],

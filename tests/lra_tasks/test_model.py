@@ -3,6 +3,7 @@
 Its mixers are tested one by one in test_mixers.py.
 """
 
+import dataclasses
 import textwrap
 
 import jax
@@ -21,6 +22,7 @@ from lra_tasks.training.step import Trainer
 
 MIXERS = ("hrr", "softmax", "none")
 POOLINGS = ("mean", "first", "cls")
+POSITIONS = ("learned", "sinusoidal", "none")
 V, C, L = 17, 7, 24
 
 
@@ -84,6 +86,15 @@ def test_token_order_matters_and_rows_are_independent(mixer):
     both = classify(model, tokens, mask)
     np.testing.assert_allclose(both[1:], classify(model, tokens[1:], mask[1:]), atol=2e-6)
     assert jnp.abs(classify(model, tokens[:, ::-1], mask) - both).max() > 1e-4
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_without_positions_order_is_invisible(mixer):
+    model = build(mixer=mixer, positions="none")
+    tokens, mask = batch([9, 9], 9)
+    both = classify(model, tokens, mask)
+    np.testing.assert_allclose(classify(model, tokens[:, ::-1], mask), both, atol=2e-6)
+    assert jnp.abs(both[0] - both[1]).max() > 1e-4
 
 
 def last_states(model, tokens, mask):
@@ -155,7 +166,7 @@ def expected_count(mixer, *, learned, cls, qkv=20):
     return V * d + learned * L * d + cls * d + layers * block + head
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_number_of_parameters(mixer, pooling, positions):
@@ -196,7 +207,7 @@ def test_bfloat16_is_close_to_float32(mixer):
 
 def test_a_sequence_that_is_too_long_is_refused():
     tokens, mask = batch([L + 1], L + 1)
-    for positions in ("learned", "sinusoidal"):
+    for positions in POSITIONS:
         with pytest.raises(UsageError, match=f"at most {L} positions, the model's; got {L + 1}"):
             build(positions=positions)(tokens, mask, deterministic=True)
 
@@ -236,6 +247,37 @@ def test_dropout_follows_its_key(mixer):
 def test_dropout_inside_the_mixer_has_its_own_rate(inside, expected):
     block = build(dropout_rate=0.3, mixer_dropout_rate=inside).blocks[0]
     assert (block.mixer.attention.dropout_rate, block.dropout.rate) == (expected, 0.3)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tied_dropout_has_one_mask_per_sequence_and_channel(tied):
+    model = build(mixer="none", dropout_rate=0.5, tie_dropout=tied)
+    for dropout in (model.dropout, model.blocks[0].dropout):
+        x = dropout(jnp.ones((8, 9, 12)), deterministic=False, rngs=nnx.Rngs(dropout=0))
+        assert set(np.unique(x)) == {0.0, 2.0}
+        assert (x == x[:, :1]).all() == tied
+        assert len(np.unique(x[:, 0], axis=0)) == 8
+        assert 0.3 < (x == 0).mean() < 0.7
+
+
+def test_pixels_as_values_are_an_embedding_on_a_line():
+    """The vectors of the levels 0 .. V - 1 lie evenly between bias - kernel and bias + kernel."""
+    model = build(pixels="value")
+    tokens, mask = batch([9, 9], 9)
+    expected = classify(model, tokens, mask)
+    table = np.linspace(-1, 1, V)[:, None] * model.embedding.kernel[...] + model.embedding.bias[...]
+    model.config = make_config().settings.model
+    model.embedding = nnx.Embed(V, 12, rngs=nnx.Rngs(0))
+    model.embedding.embedding[...] = table
+    np.testing.assert_allclose(classify(model, tokens, mask), expected, atol=1e-5)
+    assert count(make_config(pixels="value")) == count(make_config()) - V * 12 + 2 * 12
+
+
+def test_pixels_as_values_are_refused_for_tokens_that_are_not_pixels():
+    config = make_config(pixels="value", length=1024)
+    Trainer(dataclasses.replace(config, task="image"), get_task("image")).check()
+    with pytest.raises(UsageError, match=r"model.pixels must be 'embedding' for listops.* got 'value'"):
+        Trainer(config, get_task("listops"))
 
 
 # Mixers of the user

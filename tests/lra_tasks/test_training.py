@@ -437,6 +437,24 @@ def test_a_run_can_stop_at_every_kind_of_step(step, smoke_data, smoke_run, tmp_p
     arena.assert_same_run(tmp_path, smoke_run)
 
 
+def test_a_run_in_buckets_resumes_identically_and_is_evaluated_as_without(smoke_data, tmp_path):
+    """Of the examples, a seventh has at most 600 tokens; the others are padded to 800."""
+    config = change(mixer="none", length=800, buckets=4, num_steps=6, eval_every=3, save_every=2)
+    whole = train(config, tmp_path / "whole", data_dir=smoke_data)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "halves", data_dir=smoke_data, progress=at_step(3, ask))
+    train(config, tmp_path / "halves", data_dir=smoke_data)
+    arena.assert_same_run(tmp_path / "halves", tmp_path / "whole")
+    plain = change(config, buckets=1)
+    (tmp_path / "whole" / "config.json").write_text(to_json(plain))
+    result = evaluate(tmp_path / "whole", data_dir=smoke_data)
+    assert result["accuracy"] == whole["test_accuracy"]
+    assert result["loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
+    source = load(TASK, "train", smoke_data, variant="smoke")
+    batches = training_batches(source, length=800, batch_size=8, seed=config.seed, buckets=4)
+    assert {next(batches)["tokens"].shape[1] for _ in range(6)} == {600, 800}
+
+
 def test_a_run_can_stop_during_the_final_test(smoke_data, smoke_run, tmp_path):
     """Otherwise a comparison would continue with the next mixer."""
 
@@ -498,7 +516,9 @@ def test_a_folder_of_another_configuration_is_refused(smoke_run, smoke_data):
 def test_a_run_from_before_a_setting_existed_resumes_as_it_began(smoke_run, smoke_data, tmp_path):
     run_dir = shutil.copytree(smoke_run, tmp_path / "run")
     fields = json.loads((run_dir / "config.json").read_text())
-    del fields["settings"]["model"]["mixer_dropout_rate"], fields["settings"]["optimizer"]["staircase"]
+    for name in ("mixer_dropout_rate", "pixels", "tie_dropout"):
+        del fields["settings"]["model"][name]
+    del fields["settings"]["optimizer"]["staircase"], fields["settings"]["buckets"]
     write_json(run_dir / "config.json", fields)
     (run_dir / "summary.json").unlink()
     shutil.rmtree(max((run_dir / "checkpoints").iterdir(), key=lambda folder: int(folder.name)))
