@@ -14,7 +14,7 @@ import numpy as np
 
 from lra_tasks.config import Config
 from lra_tasks.data.dataset import Dataset
-from lra_tasks.errors import Diverged, Interrupted, UsageError
+from lra_tasks.errors import Diverged, Interrupted
 from lra_tasks.files import local_path, write_json
 from lra_tasks.model.encoder import num_parameters
 from lra_tasks.progress import Progress, Silent
