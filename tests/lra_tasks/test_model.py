@@ -10,11 +10,12 @@ from flax import nnx
 
 from lra_tasks import Config, ModelConfig, Settings, UsageError
 from lra_tasks.model.encoder import Classifier, num_parameters, sinusoidal_positions
-from lra_tasks.model.mixers import MIXERS, get_mixer
+from lra_tasks.model.mixers import get_mixer
 from lra_tasks.model.padding import reads_padding
 from lra_tasks.tasks import get_task
 from lra_tasks.training.step import Trainer
 
+MIXERS = ("hrr", "softmax", "none")
 POOLINGS = ("mean", "first", "cls")
 V, C, L = 17, 7, 24
 

@@ -71,7 +71,7 @@ class Entry(NamedTuple):
 
     path: str | None
     about: str
-    cost: Literal["0", "T", "T²"]
+    cost: Literal["0", "T", "T log T", "T²"]
 
 
 MIXERS: dict[str, Entry] = {
@@ -80,6 +80,9 @@ MIXERS: dict[str, Entry] = {
         "lra_tasks.model.mixers.softmax:SoftmaxMixer",
         "jax.nn.dot_product_attention by XLA, which holds all T × T weights in memory",
         "T²",
+    ),
+    "s4d": Entry(
+        "lra_tasks.model.mixers.s4d:S4DMixer", "bidirectional S4D, a diagonal state space by FFT", "T log T"
     ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
