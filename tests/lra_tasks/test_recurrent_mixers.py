@@ -129,9 +129,31 @@ def s4d_by_recurrence(mixer, x, mask):
     return y[..., :6] * sigmoid(y[..., 6:]) if mixer.gate else y
 
 
+def heads(layer, x):
+    return np.einsum("btd,dnh->btnh", x, double(layer.kernel))
+
+
+def retention_by_weights(mixer, x, mask):
+    def features(x):
+        f = x * sigmoid(x) + 0.5
+        return f / np.linalg.norm(f, axis=-1, keepdims=True)
+
+    decay = double(mixer.decay)
+    if mixer.selection is not None:
+        decay = decay + x @ double(mixer.selection.kernel)
+    weights = decay_weights(np.log(sigmoid(decay)), mask) * mask[:, None, :, None]
+    query, key = features(heads(mixer.query, x)), features(heads(mixer.key, x))
+    weights = weights * np.einsum("btnh,bsnh->btsn", query, key)
+    weights = weights / np.maximum(weights.sum(2, keepdims=True), 1e-6)
+    y = np.einsum("btsn,bsnh->btnh", weights, heads(mixer.value, x))
+    return np.einsum("btnh,nhd->btd", y, double(mixer.out.kernel))
+
+
 ORACLES = {
     "s4d": s4d_by_recurrence,
     "s4d:gate=False,init=inv,state=4": s4d_by_recurrence,
+    "retention": retention_by_weights,
+    "retention:selective=True": retention_by_weights,
 }
 
 

@@ -84,6 +84,11 @@ MIXERS: dict[str, Entry] = {
     "s4d": Entry(
         "lra_tasks.model.mixers.s4d:S4DMixer", "bidirectional S4D, a diagonal state space by FFT", "T log T"
     ),
+    "retention": Entry(
+        "lra_tasks.model.mixers.retention:RetentionMixer",
+        "LION-D, linear attention with one decay per head, in both directions",
+        "T",
+    ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 
