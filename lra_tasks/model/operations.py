@@ -66,7 +66,7 @@ def long_convolution(
 
 def exponential_kernel(
     weight: Complex[Array, "*K D M"] | Float[Array, "*K D M"],
-    log_base: Complex[Array, "D M"] | Float[Array, "D M"],
+    log_base: Complex[Array, "*#K D M"] | Float[Array, "*#K D M"],
     length: int,
 ) -> Float[Array, "*K D {length}"]:
     """Sums exponentials: κ_τ = Re Σ_m w_m exp(τ log_base_m), τ = 0 … length - 1.
@@ -83,17 +83,12 @@ def exponential_kernel(
     coarse = weight[..., None] * coarse
 
     def product(part: Callable[[Array], Array]) -> Array:
-        return jnp.einsum("...dmj,dmi->...dji", part(coarse), part(fine), precision="highest")
+        return jnp.einsum("...dmj,...dmi->...dji", part(coarse), part(fine), precision="highest")
 
     kernel = product(jnp.real)
     if jnp.iscomplexobj(coarse):
         kernel -= product(jnp.imag)
     return kernel.reshape(*kernel.shape[:-2], -1)[..., :length]
-
-
-def two_sided(forward: Float[Array, "D T"], backward: Float[Array, "D T"]) -> Float[Array, "D L"]:
-    """Joins two kernels for `long_convolution`: κ_τ is forward_τ for τ ≥ 0, and backward_{-τ-1} for τ < 0."""
-    return jnp.concatenate([jnp.flip(backward[:, :-1], axis=-1), forward], axis=-1)
 
 
 def decayed_linear_attention(
@@ -132,31 +127,30 @@ def decayed_linear_attention(
     chunk = min(chunk, length)
 
     def split(x: Array) -> Array:
-        """Splits tokens into chunks: (B, T, N, …) becomes (J, B, C, N, …)."""
+        """Splits tokens into chunks: (B, T, N, …) becomes (J, B, N, C, …)."""
         x = jnp.pad(x, ((0, 0), (0, -length % chunk)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+        x = x.reshape(x.shape[0], -1, chunk, *x.shape[2:])
+        return jnp.moveaxis(x, (1, 3), (0, 2))
 
     log_decay = jnp.where(mask[..., None], log_decay, 0.0).astype(jnp.float32)
     query, key, value, log_decay = map(split, (query, key, value, log_decay))
-    upto = jnp.cumsum(log_decay, axis=2)  # of all tokens in the chunk up to and with this one
-    before, whole = upto - log_decay, upto[:, :, -1:]
+    upto = jnp.cumsum(log_decay, axis=-1)  # of all tokens in the chunk up to and with this one
+    before, whole = upto - log_decay, upto[..., -1:]
 
     # Within a chunk: all pairs.
-    earlier = jnp.tri(chunk, dtype=bool)[:, :, None]
-    forward, backward = (x[:, :, :, None] - x[:, :, None] for x in (upto, before))
+    earlier = jnp.tri(chunk, dtype=bool)
+    forward, backward = (x[..., :, None] - x[..., None, :] for x in (upto, before))
     weights = jnp.exp(jnp.where(earlier, forward, -backward))
-    weights *= jnp.einsum("jbtnh,jbsnh->jbtsn", query, key)
-    result = jnp.einsum("jbtsn,jbsnp->jbtnp", weights, value)
+    result = (weights * (query @ key.mT)) @ value
 
     # Between chunks: the sums of all chunks on one side, decayed to the border.
     def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         decay, own = inputs
-        return decay[..., None, None] * state + own, state
+        return decay[..., None] * state + own, state
 
     for to_border, from_border, reverse in ((whole - upto, upto, False), (before, whole - before, True)):
-        own = jnp.einsum("jbsnh,jbsnp->jbnhp", jnp.exp(to_border)[..., None] * key, value)
-        decay = jnp.exp(whole[:, :, 0])
-        _, states = jax.lax.scan(step, jnp.zeros_like(own[0]), (decay, own), reverse=reverse)
-        result += jnp.einsum("jbtnh,jbnhp->jbtnp", jnp.exp(from_border)[..., None] * query, states)
-    result = jnp.moveaxis(result, 0, 1)
+        own = (jnp.exp(to_border)[..., None] * key).mT @ value
+        _, states = jax.lax.scan(step, jnp.zeros_like(own[0]), (jnp.exp(whole), own), reverse=reverse)
+        result += (jnp.exp(from_border)[..., None] * query) @ states
+    result = jnp.moveaxis(result, (0, 2), (1, 3))  # (B, J, C, N, P)
     return result.reshape(result.shape[0], -1, *result.shape[3:])[:, :length]

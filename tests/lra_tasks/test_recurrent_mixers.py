@@ -149,11 +149,40 @@ def retention_by_weights(mixer, x, mask):
     return np.einsum("btnh,nhd->btd", y, double(mixer.out.kernel))
 
 
+def mamba2_by_recurrence(mixer, x, mask):
+    u = x @ double(mixer.mixed.kernel)
+    kernel = double(mixer.conv.kernel)[:, 0].T  # (features, taps), a correlation
+    u = convolved(u, kernel[:, ::-1], mask) + double(mixer.conv.bias)
+    v, key, query = np.split(u * sigmoid(u), mixer.splits, axis=-1)
+    v = v.reshape(B, T, 2, -1)
+    step = np.logaddexp(0, x @ double(mixer.step.kernel) + double(mixer.step_bias))
+    decay = np.where(mask[..., None], np.exp(-step * np.exp(double(mixer.log_rate))), 1)
+    own = np.einsum("bt,btn,bts,btnp->btnsp", mask, step, key, v)
+
+    def states(decay, own):
+        """The states before each token, after a scan of all earlier ones."""
+        state, found = np.zeros_like(own[:, 0]), []
+        for t in range(T):
+            found.append(state)
+            state = decay[:, t, :, None, None] * state + own[:, t]
+        return np.stack(found, axis=1)
+
+    # The state before t in either direction has all decays but that of t, which counts too.
+    both = states(decay, own) + states(decay[:, ::-1], own[:, ::-1])[:, ::-1]
+    y = np.einsum("bts,btnsp->btnp", query, decay[..., None, None] * both + own)
+    y = (y + double(mixer.skip)[:, None] * v).reshape(B, T, -1)
+    z = x @ double(mixer.gate.kernel)
+    y = y * z * sigmoid(z)
+    y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * double(mixer.norm.scale)
+    return y @ double(mixer.out.kernel)
+
+
 ORACLES = {
     "s4d": s4d_by_recurrence,
     "s4d:gate=False,init=inv,state=4": s4d_by_recurrence,
     "retention": retention_by_weights,
     "retention:selective=True": retention_by_weights,
+    "mamba2": mamba2_by_recurrence,
 }
 
 
@@ -191,7 +220,11 @@ def test_frequencies_of_s4d():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("s4d:state=3", "state must be even and at least 2; got 3"), ("s4d:init=hippo", "needs Literal")],
+    [
+        ("s4d:state=3", "state must be even and at least 2; got 3"),
+        ("s4d:init=hippo", "needs Literal"),
+        ("mamba2:state=0", "state must be at least 1; got 0"),
+    ],
 )
 def test_options_out_of_range_are_refused(name, message):
     with pytest.raises(UsageError, match=message):

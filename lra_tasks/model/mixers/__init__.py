@@ -89,6 +89,11 @@ MIXERS: dict[str, Entry] = {
         "LION-D, linear attention with one decay per head, in both directions",
         "T",
     ),
+    "mamba2": Entry(
+        "lra_tasks.model.mixers.mamba2:Mamba2Mixer",
+        "Mamba-2, a state space with an input-dependent decay, read in both directions",
+        "T",
+    ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from lra_tasks.model.mixers import MixerSpec
-from lra_tasks.model.operations import SlowParam, exponential_kernel, long_convolution, two_sided
+from lra_tasks.model.operations import SlowParam, exponential_kernel, long_convolution
 
 
 class S4DMixer(nnx.Module):
@@ -77,7 +77,8 @@ class S4DMixer(nnx.Module):
         log_base = jnp.exp(self.log_step())[:, None] * eigenvalue
         readout = jax.lax.complex(self.readout[..., 0], self.readout[..., 1])
         weight = 2 * readout * jnp.expm1(log_base) / eigenvalue
-        kernel = two_sided(*exponential_kernel(weight, log_base, x.shape[1]))
+        forward, backward = exponential_kernel(weight, log_base, x.shape[1])
+        kernel = jnp.concatenate([jnp.flip(backward[:, :-1], axis=-1), forward], axis=-1)
         y = long_convolution(x, kernel, mask) + self.skip[...] * x
         y = self.out(nnx.gelu(y).astype(x.dtype))
         return nnx.glu(y) if self.gate else y
