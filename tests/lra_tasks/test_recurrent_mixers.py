@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy import signal
+from scipy import signal, stats
 
 from lra_tasks import UsageError
 from lra_tasks.model import operations
@@ -101,7 +101,9 @@ def test_decayed_linear_attention(decay, chunk):
 
 def double(param):
     """Returns a parameter in float64; those of recurrences are flat, and a tenth of their number counts."""
-    return 0.1 * double(param.flat) if isinstance(param, operations.SlowParam) else np.float64(param[...])
+    if isinstance(param, operations.SlowParam):
+        return 0.1 * double(param.flat).reshape(param.shape)
+    return np.float64(param[...])
 
 
 def gelu(x):
@@ -177,18 +179,58 @@ def mamba2_by_recurrence(mixer, x, mask):
     return y @ double(mixer.out.kernel)
 
 
+def mega_by_recurrence(mixer, x, mask):
+    def silu(x):
+        return x * sigmoid(x)
+
+    p, a = sigmoid(double(mixer.damping)), sigmoid(double(mixer.decay))
+    weight = p * double(mixer.expansion) * double(mixer.projection) / p.shape[-1] ** 0.5
+    averaged, real = double(mixer.skip) * x, x * mask[..., None]
+    for way, d, j in np.ndindex(p.shape):
+        turn = slice(None, None, 1 - 2 * way)
+        filtered = signal.lfilter([weight[way, d, j]], [1, p[way, d, j] * a[way, d, j] - 1], real[:, turn, d])
+        averaged[:, :, d] += filtered[:, turn]
+    averaged = silu(averaged)
+    scale, bias, positions = map(double, (mixer.scale, mixer.bias, mixer.positions))
+    shared, v = silu(averaged @ double(mixer.shared.kernel)), silu(x @ double(mixer.value.kernel))
+    query, key = shared * scale[0] + bias[0], shared * scale[1] + bias[1]
+    # Rotations of pairs are products of complex numbers; a bias depends on the offset alone.
+    half = scale.shape[1] // 2
+    left, right = positions[:, :half] + 1j * positions[:, half:]
+    t = np.arange(T)
+    turns = np.exp(1j * (t[:, None] - t)[..., None] * 10000.0 ** (-np.arange(half) / half))
+    offsets = (turns * left * right.conj()).real.sum(-1)
+    chunk = t // (mixer.chunk or T)
+    seen = (chunk[:, None] == chunk) & mask[:, None]
+    scores = query @ key.transpose(0, 2, 1)
+    if mixer.laplace:
+        scores = scores / np.maximum(seen.sum(-1, keepdims=True), 1) + offsets
+        weights = stats.norm.cdf(scores, loc=0.5**0.5, scale=(4 * np.pi) ** -0.5) * seen
+    else:
+        weights = np.exp(scores / scale.shape[1] ** 0.5 + offsets) * seen
+        weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
+    gated = silu(averaged @ double(mixer.reset.kernel)) * (weights @ v)
+    candidate = silu(averaged @ double(mixer.candidate.kernel) + gated @ double(mixer.attended.kernel))
+    return sigmoid(averaged @ double(mixer.update.kernel)) * (candidate - x)
+
+
 ORACLES = {
     "s4d": s4d_by_recurrence,
     "s4d:gate=False,init=inv,state=4": s4d_by_recurrence,
     "retention": retention_by_weights,
     "retention:selective=True": retention_by_weights,
     "mamba2": mamba2_by_recurrence,
+    "mega": mega_by_recurrence,
+    "mega:laplace=True,chunk=4,modes=2": mega_by_recurrence,
 }
 
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_mixers_are_their_definitions(name):
     mixer = get_mixer(name)(SPEC, rngs=nnx.Rngs(0))
+    for _, param in nnx.iter_graph(mixer):  # as after training: some begin as zeros or small
+        if isinstance(param, nnx.Param):
+            param[...] += 0.3 * normal(*param.shape).astype(np.float32)
     x = normal(B, T, SPEC.width).astype(np.float32)
 
     @nnx.jit
@@ -223,6 +265,7 @@ def test_frequencies_of_s4d():
     [
         ("s4d:state=3", "state must be even and at least 2; got 3"),
         ("s4d:init=hippo", "needs Literal"),
+        ("mega:chunk=0", "chunk must be at least 1; got 0"),
         ("mamba2:state=0", "state must be at least 1; got 0"),
     ],
 )

@@ -94,6 +94,11 @@ MIXERS: dict[str, Entry] = {
         "Mamba-2, a state space with an input-dependent decay, read in both directions",
         "T",
     ),
+    "mega": Entry(
+        "lra_tasks.model.mixers.mega:MegaMixer",
+        "MEGA, gated attention with one head over moving averages in both directions",
+        "T²",
+    ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 
