@@ -20,15 +20,15 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from lra_tasks.bench.settings import Settings
+from lra_tasks.config import parse_mixer
 from lra_tasks.errors import UsageError
+from lra_tasks.model.mixers import MIXERS
 from lra_tasks.progress import Progress
 from lra_tasks.training.memory import free_bytes, memory_bytes
 
 K = TypeVar("K", bound=Hashable)
 LEAST_ROUNDS = 3
 FITTED = 4  # the largest lengths, which an exponent is fitted to
-# They hold T × T weights: gigabytes that the machine must find and clear again, which slows the next call.
-QUADRATIC = ("softmax",)
 KEPT = ("seconds", "total_bytes", "missing", "note")
 
 
@@ -82,13 +82,15 @@ class Job(NamedTuple):
 def group(names: Iterable[str], reference: str, *, quadratic: bool) -> dict[str, bool]:
     """Returns the names that share their rounds, and whether each one is reported.
 
-    The quadratic ones come last, in rounds of their own with the reference, which is not reported again.
+    The quadratic ones come last, in rounds of their own with the reference, which is not reported again. They
+    may hold T × T weights: gigabytes that the machine must find and clear again, which slows the next call.
 
-    >>> group(["hrr", "softmax", "none"], "none", quadratic=True)
-    {'none': False, 'softmax': True}
+    >>> group(["hrr", "softmax", "mega:modes=1", "none"], "none", quadratic=True)
+    {'none': False, 'softmax': True, 'mega:modes=1': True}
     """
     names = list(names)
-    chosen = {name: True for name in names if (name in QUADRATIC) == quadratic}
+    quadratics = {name for name, entry in MIXERS.items() if entry.cost == "T²"}
+    chosen = {name: True for name in names if (parse_mixer(name)[0] in quadratics) == quadratic}
     return ({reference: False} if quadratic and chosen and reference in names else {}) | chosen
 
 

@@ -22,8 +22,8 @@ class Settings:
     batch_size: int = 1
     """Number of sequences per call."""
     repeats: int = 10
-    """Maximum number of rounds. A round calls each implementation once, in random order. softmax runs last,
-    in rounds with the reference alone: the memory that it leaves behind would slow the others."""
+    """Maximum number of rounds. A round calls each implementation once, in random order. Quadratic ones run
+    last, in rounds with the reference alone: the memory that they leave behind would slow the others."""
     seconds: float = 30.0
     """Time limit for the rounds of one length, of which at least three run, and for a single call."""
     seed: int = 0
