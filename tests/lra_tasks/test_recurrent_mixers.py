@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import oracle
 from scipy import signal, stats
 
 from lra_tasks import UsageError
@@ -214,6 +215,18 @@ def mega_by_recurrence(mixer, x, mask):
     return sigmoid(averaged @ double(mixer.update.kernel)) * (candidate - x)
 
 
+def hgconv_by_index_sums(mixer, x, mask):
+    bound = oracle.bind(x, double(mixer.role))
+    kernel = double(mixer.kernel)
+    kernel = kernel / np.linalg.norm(kernel, axis=1, keepdims=True)
+    y = gelu(convolved(bound, kernel, mask) + double(mixer.skip) * bound)
+    spectrum = np.fft.fft(double(mixer.cue))
+    y = oracle.bind(y, oracle.involution(np.fft.ifft(spectrum / abs(spectrum)).real))
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+    y = (y * double(mixer.norm.scale) + double(mixer.norm.bias)) @ double(mixer.out.kernel)
+    return y[..., :6] * sigmoid(y[..., 6:])
+
+
 ORACLES = {
     "s4d": s4d_by_recurrence,
     "s4d:gate=False,init=inv,state=4": s4d_by_recurrence,
@@ -222,6 +235,7 @@ ORACLES = {
     "mamba2": mamba2_by_recurrence,
     "mega": mega_by_recurrence,
     "mega:laplace=True,chunk=4,modes=2": mega_by_recurrence,
+    "hgconv": hgconv_by_index_sums,
 }
 
 
@@ -265,6 +279,7 @@ def test_frequencies_of_s4d():
     [
         ("s4d:state=3", "state must be even and at least 2; got 3"),
         ("s4d:init=hippo", "needs Literal"),
+        ("hgconv:taps=4", "taps must be odd and at least 1; got 4"),
         ("mega:chunk=0", "chunk must be at least 1; got 0"),
         ("mamba2:state=0", "state must be at least 1; got 0"),
     ],

@@ -99,6 +99,11 @@ MIXERS: dict[str, Entry] = {
         "MEGA, gated attention with one head over moving averages in both directions",
         "T²",
     ),
+    "hgconv": Entry(
+        "lra_tasks.model.mixers.hgconv:HGConvMixer",
+        "HGConv, a convolution between a binding and an unbinding, without its wrap-around",
+        "T log T",
+    ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 
