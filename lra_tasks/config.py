@@ -32,7 +32,7 @@ class ModelConfig:
         token "cls" before the sequence. A mixer that never moves values between tokens (hrr, none) learns
         nothing with "cls".
       dropout_rate: Dropout rate after the embedding and after each branch.
-      mixer_dropout_rate: Dropout rate inside the mixer; None means `dropout_rate`. softmax has none.
+      mixer_dropout_rate: Dropout rate inside the mixer; None means `dropout_rate`. Most have none.
       dtype: Dtype of the computation; parameters, normalization statistics and logits are float32.
     """
 

@@ -154,8 +154,7 @@ def retention_by_weights(mixer, x, mask):
 
 def mamba2_by_recurrence(mixer, x, mask):
     u = x @ double(mixer.mixed.kernel)
-    kernel = double(mixer.conv.kernel)[:, 0].T  # (features, taps), a correlation
-    u = convolved(u, kernel[:, ::-1], mask) + double(mixer.conv.bias)
+    u = convolved(u, double(mixer.kernel), mask) + double(mixer.bias)
     v, key, query = np.split(u * sigmoid(u), mixer.splits, axis=-1)
     v = v.reshape(B, T, 2, -1)
     step = np.logaddexp(0, x @ double(mixer.step.kernel) + double(mixer.step_bias))

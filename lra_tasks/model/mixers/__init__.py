@@ -92,7 +92,7 @@ MIXERS: dict[str, Entry] = {
     "mamba2": Entry(
         "lra_tasks.model.mixers.mamba2:Mamba2Mixer",
         "Mamba-2, a state space with an input-dependent decay, read in both directions",
-        "T",
+        "T log T",
     ),
     "mega": Entry(
         "lra_tasks.model.mixers.mega:MegaMixer",
