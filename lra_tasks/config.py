@@ -36,7 +36,7 @@ class ModelConfig:
         nothing with "cls".
       dropout_rate: Dropout rate after the embedding and after each branch.
       tie_dropout: Whether this dropout has one mask per sequence and channel, the same for all tokens.
-      mixer_dropout_rate: Dropout rate inside the mixer; None means `dropout_rate`. softmax has none.
+      mixer_dropout_rate: Dropout rate inside the mixer; None means `dropout_rate`. Most have none.
       dtype: Dtype of the computation; parameters, normalization statistics and logits are float32.
     """
 

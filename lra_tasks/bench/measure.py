@@ -82,7 +82,8 @@ class Job(NamedTuple):
 def group(names: Iterable[str], reference: str, *, quadratic: bool) -> dict[str, bool]:
     """Returns the names that share their rounds, and whether each one is reported.
 
-    The quadratic ones come last, in rounds of their own with the reference, which is not reported again.
+    The quadratic ones come last, in rounds of their own with the reference, which is not reported again. They
+    may hold T × T weights: gigabytes that the machine must find and clear again, which slows the next call.
 
     >>> group(["hrr", "softmax:rotary=True", "none"], "none", quadratic=True)
     {'none': False, 'softmax:rotary=True': True}

@@ -132,6 +132,29 @@ MIXERS: dict[str, Entry] = {
         "Nyströmformer: softmax attention through 64 landmarks unless set, and a convolution",
         "T",
     ),
+    "s4d": Entry(
+        "lra_tasks.model.mixers.s4d:S4DMixer", "bidirectional S4D, a diagonal state space by FFT", "T log T"
+    ),
+    "retention": Entry(
+        "lra_tasks.model.mixers.retention:RetentionMixer",
+        "LION-D, linear attention with one decay per head, in both directions",
+        "T",
+    ),
+    "mamba2": Entry(
+        "lra_tasks.model.mixers.mamba2:Mamba2Mixer",
+        "Mamba-2, a state space with an input-dependent decay, read in both directions",
+        "T log T",
+    ),
+    "mega": Entry(
+        "lra_tasks.model.mixers.mega:MegaMixer",
+        "MEGA, gated attention with one head over moving averages in both directions",
+        "T²",
+    ),
+    "hgconv": Entry(
+        "lra_tasks.model.mixers.hgconv:HGConvMixer",
+        "HGConv, a convolution between a binding and an unbinding, without its wrap-around",
+        "T log T",
+    ),
     "none": Entry(None, "the same model without the attention branch", "0"),
 }
 
