@@ -31,6 +31,14 @@ def close(actual, expected, tolerance=2e-5):
 # Operations
 
 
+def test_parameters_of_recurrences_learn_slowly():
+    value = normal(2, 3)
+    param = operations.SlowParam(jnp.asarray(value))
+    close(param(), value)
+    gradient = nnx.grad(lambda param: param().sum())(param)["flat"][...]
+    np.testing.assert_allclose(gradient, np.full(6, 0.1))  # one axis, which the optimizer does not decay
+
+
 def convolved(x, kernel, mask):
     """Σ_s m_s κ_{t-s} x_s by its definition; the middle of the kernel (D, 2R + 1) is the offset 0."""
     y, reach = np.zeros(x.shape), kernel.shape[1] // 2
