@@ -244,7 +244,7 @@ class _Memory:
 
     def _kernel_by_fft(self) -> tuple[Array, Array]:
         """Returns the spectra over tokens of Re G and Im G, (N, K, F)."""
-        n = self._num_points = _fast_length(2 * self.block - 1)
+        n = self._num_points = 1 << (2 * self.block - 2).bit_length()  # at least 2 C - 1: no wrap-around
         weights = self.powers(0, jnp.arange(self.block), gain=True)
         padding = [(0, 0), (0, 0), (0, n - self.block)]
         kernel = jnp.pad(weights, padding)
@@ -415,13 +415,3 @@ def _scan(
     _, before = jax.lax.scan(step, start, handed, reverse=not past)
     at = -1 if past else 0
     return before, last_decay * before[at] + handed[at]
-
-
-def _fast_length(n: int) -> int:
-    """Returns the smallest number of at least n that has the prime factors 2, 3 and 5 only."""
-    best = 1 << (n - 1).bit_length()
-    for five in (1, 5, 25):
-        for three in (1, 3, 9, 27):
-            odd = five * three
-            best = min(best, odd << max(-(-n // odd) - 1, 0).bit_length())
-    return best
