@@ -9,14 +9,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from hrrformer import attention
-from hrrformer.algebra import unit
 from hrrformer.arguments import Mask, key_padding
 from hrrformer.causal import CausalState
 from hrrformer.memory import Method, hrr_memory, hrr_memory_step
+from hrrformer.spectral import accumulation_dtype
 from hrrformer.variant import AxisName, Implementation, Inverse, Output, Variant
 
 # Stored poles are multiplied by it: a step of the optimizer moves them by a tenth.
 SCALE = 0.1
+EPSILON = 1e-6  # of mean squares: tokens that receive rounding errors alone stay near 0
 
 
 def attention_fn(
@@ -160,7 +161,8 @@ def retrieve(
 ) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K"] | None]:
     """Computes the heads of the layer `HRRMemory` from its projections and stored parameters."""
     heads, size = value.shape[-2:]
-    log_rate, phase = (SCALE * x.reshape(2, heads, -1) for x in poles)
+    dtype = accumulation_dtype(value.dtype)
+    log_rate, phase = (SCALE * x.reshape(2, heads, -1).astype(dtype) for x in poles)
     rate = jnp.exp(log_rate)
     if is_causal or state is not None:
         rate, phase = rate[0], phase[0]
@@ -173,8 +175,9 @@ def retrieve(
         "implementation": implementation,
         "precision": precision,
     }
+    # The identity of binding, plus a vector whose coefficients have the size of the features.
     impulse = jnp.expand_dims(jnp.eye(1, size, dtype=value.dtype), range(value.ndim - 2))
-    query, key = query + impulse, key + impulse  # the identity of binding, where training starts
+    query, key = (impulse + x / math.sqrt(size) for x in (query, key))
     if state is None:
         found = hrr_memory(query, key, value, is_causal=is_causal, axis_name=axis_name, **options)
     else:
@@ -183,10 +186,13 @@ def retrieve(
                 f"axis_name must be None while decoding, since a token is on one device; got {axis_name!r}."
             )
         found, state = hrr_memory_step(query, key, value, state, **options)
-    skipped = value * jnp.expand_dims(skip.reshape(heads, size), range(value.ndim - 2)).astype(value.dtype)
+    value = value.astype(dtype)
+    skipped = value * jnp.expand_dims(skip.reshape(heads, size).astype(dtype), range(value.ndim - 2))
     if mask is not None:
         skipped = jnp.where(key_padding(mask, value.shape)[..., None, None], skipped, 0.0)
-    return unit(found + skipped) * math.sqrt(size), state
+    mixed = found.astype(dtype) + skipped
+    square = jnp.mean(jnp.square(mixed), axis=-1, keepdims=True)
+    return (mixed * jax.lax.rsqrt(square + EPSILON)).astype(found.dtype), state
 
 
 def check_heads(num_heads: int, qkv_features: int, temperature: float = 1.0) -> int:
@@ -205,6 +211,7 @@ def initial_log_rate(
     if not horizon > 2:
         raise ValueError(f"horizon must be more than 2 tokens; got {horizon}.")
     shape = (2 * num_heads * (head_size // 2 + 1),)
+    dtype = jnp.promote_types(dtype, jnp.float32)  # 16 bits would lose most steps of the optimizer
     return -jax.random.uniform(key, shape, dtype, math.log(2.0), math.log(horizon)) / SCALE
 
 

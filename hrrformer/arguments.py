@@ -110,14 +110,27 @@ def check_memory(
 
     def poles(name: str, x: Any) -> Array:
         expected = shape if is_causal else (2, *shape)
+        if name == "rate" and isinstance(x, (int, float)) and not 0 < x < float("inf"):
+            raise ValueError(f"rate must be positive and finite; got {x}.")
         if not _broadcasts(jnp.shape(x), expected):
             raise ValueError(f"{name} must broadcast to {expected}; got shape {jnp.shape(x)}.")
         return jnp.broadcast_to(jnp.asarray(x, dtype), (*sides, *shape))
 
     if state is not None:
-        state = jnp.asarray(state, complex_dtype(dtype))
+        state = jnp.asarray(state)
+        if not jnp.issubdtype(state.dtype, jnp.complexfloating):
+            raise TypeError(f"state must be complex, as init_memory_state makes it; got dtype {state.dtype}.")
+        if dtype == jnp.float64 and state.dtype != jnp.complex128:
+            raise ValueError(
+                f"state must be complex128 for inputs of float64; got {state.dtype}. Make it with"
+                " dtype=jnp.float64."
+            )
+        state = state.astype(complex_dtype(dtype))
         if state.shape != (*batch, *shape):
-            raise ValueError(f"state must have shape {(*batch, *shape)}; got {state.shape}.")
+            raise ValueError(
+                f"state (in a layer cached_state) must have shape {(*batch, *shape)}; got {state.shape}. Make"
+                " a state for this number of sequences by init_memory_state, or by a layer's init_cache."
+            )
     return GivenMemory(
         query,
         key,

@@ -5,6 +5,7 @@ prefix sums, so a sequence can be read in pieces. The state after any number of 
 one number per head. Each token has its own memory, so the sums run over spectra.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -72,7 +73,14 @@ def attend(
     *batch, length, _, _ = query.shape
     state = _before_first(query) if state is None else state
     valid = jnp.broadcast_to(jnp.asarray(True) if valid is None else valid, (*batch, length))
-    weights, unbound, memory, log_normalizer = _blocks(variant, state, query, key, value, valid, temperature)
+    tau = jnp.ones((1,) * (query.ndim - 1), valid.dtype) if temperature is None else temperature
+    query, key, value, valid, tau = passes.varying_alike(query, key, value, valid, tau)
+    block = BLOCK
+    if not passes.is_symbolic(length):
+        block = -(-length // -(-length // BLOCK))
+    weights, unbound, memory, log_normalizer = _blocks(
+        variant, block, state, query, key, value, valid, None if temperature is None else tau
+    )
     counts = jnp.expand_dims(state.num_tokens, -1) + jnp.cumsum(valid, axis=-1, dtype=jnp.int32)
     if variant.rescale:
         weights = weights * counts[..., None, :].astype(weights.dtype)
@@ -93,8 +101,10 @@ def _before_first(query: Float[Array, "*B T N H"]) -> CausalState:
     )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))  # or JAX would compile the scan at every call
 def _blocks(
     variant: Variant,
+    block: int,
     state: CausalState,
     query: Array,
     key: Array,
@@ -114,7 +124,6 @@ def _blocks(
     dtype = spectral.accumulation_dtype(query.dtype)
     implementation = variant.implementation
     precision = spectral.matmul_precision(query.dtype, variant.precision)
-    block = BLOCK if passes.is_symbolic(length) else min(BLOCK, length)
     num_blocks = -(-length // block)
     scale = spectral.bin_scale(size, dtype)
     tau = 1.0 if temperature is None else jnp.swapaxes(temperature, -1, -2)

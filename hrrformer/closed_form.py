@@ -26,7 +26,7 @@ def attend(
 ) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T"]]:
     """Computes output and weights; the arguments are those of `hrrformer.arguments.Given`."""
     segments = passes.num_segments(query)
-    query, key, value = (passes.cut(x, -3, segments) for x in _varying_alike(query, key, value))
+    query, key, value = (passes.cut(x, -3, segments) for x in passes.varying_alike(query, key, value))
     results: Any = _attend(
         variant,
         query,
@@ -37,18 +37,6 @@ def attend(
     )
     out, weights = results
     return passes.join(out, -4), passes.join(jnp.moveaxis(weights, -3, -2), -2)
-
-
-def _varying_alike(*arrays: Array) -> list[Array]:
-    """Makes all arrays vary over the axes of an enclosing `jax.shard_map` over which any of them varies.
-
-    JAX then sums the cotangent of an array that is the same on all devices over them.
-    """
-    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
-    missing = [tuple(frozenset().union(*varying) - axes) for axes in varying]
-    return [
-        jax.lax.pcast(x, axes, to="varying") if axes else x for x, axes in zip(arrays, missing, strict=True)
-    ]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -216,7 +216,8 @@ class HRRMemory(nn.Module):
       dtype: Dtype of the computation; None infers it from input and parameters.
       param_dtype: Dtype of the parameters.
       precision: Precision of all matrix products, see `jax.lax.Precision`.
-      kernel_init, bias_init: Initializers of the four projections.
+      kernel_init, bias_init, out_kernel_init, out_bias_init: Initializers; the `out_` ones default to
+        the others.
       use_bias: Biases in the four projections.
       decode: Continuation of the sequences in the collection `cache` at every call. `init` creates it for
         the number of sequences in the inputs: `cached_state` (*B, N, K), complex.
@@ -238,7 +239,9 @@ class HRRMemory(nn.Module):
     horizon: int = 1024
     precision: PrecisionLike = None
     kernel_init: Initializer = default_kernel_init
+    out_kernel_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros_init()
+    out_bias_init: Initializer | None = None
     use_bias: bool = False
     decode: bool = False
     implementation: Method | None = None
@@ -260,7 +263,8 @@ class HRRMemory(nn.Module):
           inputs_q: Array (*B, T, D).
           inputs_k: Array of the same shape; None means `inputs_q`.
           inputs_v: Array of the same shape; None means `inputs_k`.
-          mask: Key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
+          mask: Key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens. Pad prompts on the left:
+            masked tokens count as distance.
           is_causal: Retrieval from the token itself and earlier ones; always so while decoding.
 
         Returns:
@@ -277,14 +281,13 @@ class HRRMemory(nn.Module):
         linear = functools.partial(
             nn.DenseGeneral,
             use_bias=self.use_bias,
-            kernel_init=self.kernel_init,
-            bias_init=self.bias_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             precision=self.precision,
         )
         projections = zip(("query", "key", "value"), (inputs_q, inputs_k, inputs_v), strict=True)
-        query, key, value = (linear(heads, name=name)(x) for name, x in projections)
+        project = functools.partial(linear, heads, kernel_init=self.kernel_init, bias_init=self.bias_init)
+        query, key, value = (project(name=name)(x) for name, x in projections)
         dtype = self.param_dtype
         log_rate = self.param("log_rate", initial_log_rate, *heads, self.horizon, dtype)
         phase = self.param("phase", initial_phase, log_rate)
@@ -314,4 +317,10 @@ class HRRMemory(nn.Module):
         )
         if cache is not None and state is not None:
             cache.value = state
-        return linear(self.out_features or features, axis=(-2, -1), name="out")(found)
+        return linear(
+            self.out_features or features,
+            axis=(-2, -1),
+            kernel_init=self.out_kernel_init or self.kernel_init,
+            bias_init=self.out_bias_init or self.bias_init,
+            name="out",
+        )(found)

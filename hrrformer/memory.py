@@ -12,11 +12,12 @@ convolution over tokens. Every other block contributes through one state per sid
     future: Σ_s exp((-rate₁ + i phase₁) (s - first)) K_s V_s    handed to earlier blocks
 
 As in `hrrformer.passes`, arrays have shape (*B, P, L, N, H): P segments, which devices may share, of L
-tokens. The blocks of a segment run one after the other, so that the working set is one block per segment. JAX
-differentiates the code, and the backward pass computes everything again from the inputs of a block: the
-derivative of the sum is the same sum with time reversed.
+tokens. By "fft" the blocks of a segment run one after the other, so that the working set is one block per
+segment; by "matmul" they run at once. JAX differentiates the code, and the backward pass computes everything
+again from the inputs of a block: the derivative of the sum is the same sum with time reversed.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -67,13 +68,17 @@ def hrr_memory(
         first; with `is_causal` to (N, K). A pair fades to 1/e over 1 / rate tokens.
       phase: Phases in radians per token, of the shapes of `rate`.
       gain: Factors of g, of the shapes of `rate`; None for 1. √(1 - exp(-2 rate)) gives the sums over
-        independent pairs one size for all rates.
-      mask: Key-padding mask, as in `hrrformer.hrr_attention`. Masked tokens change nothing and get 0.
-      is_causal: Sum over the tokens up to t. `hrr_memory_step` reads a sequence in pieces.
+        independent pairs of the past one size for all rates.
+      mask: Key-padding mask, as in `hrrformer.hrr_attention`. The content of masked tokens changes nothing,
+        and they get 0. They do count as distance: pad prompts on the left, since tokens that follow padding
+        on the right are that much farther away.
+      is_causal: Sum over the tokens up to t. `hrr_memory_step` reads a sequence in pieces. By "fft" a token
+        receives later ones of its block as rounding errors; by "matmul" it receives nothing of them.
       implementation: Method for the sums inside a block of tokens: "fft" by FFT over tokens, "matmul" by
         products with Toeplitz matrices. None picks "fft" on CPU, and "matmul" on GPU and TPU, a rule of
         thumb.
-      precision: Precision of the matrix products; None means full float32 products.
+      precision: Precision of the matrix products. None means full float32 products; for 16-bit inputs it
+        means the platform's default.
       axis_name: Mesh axes that share T inside `jax.shard_map`: each device sends one state of N·K complex
         numbers per sequence and side. Under `jax.jit` it is None.
 
@@ -84,7 +89,8 @@ def hrr_memory(
       TypeError, ValueError: For other shapes or dtypes, and an unknown implementation; each message reports
         the given value.
 
-    Cost: O(T·H (log C + log H)) time and O(T·H) memory per head and sequence, for blocks of C tokens.
+    Cost: O(T·H·log C) time by "fft" and O(T·H·C) by "matmul" for blocks of C tokens, and O(T·H) memory, per
+    head and sequence, beside the transforms over H.
 
     Source: Plate's binding with the fractional powers of a vector as positions (spatial semantic pointers),
     and a decay. Coefficient by coefficient it is a complex diagonal linear recurrence, as in S4D and LRU.
@@ -175,19 +181,31 @@ def _retrieve(
     axis_name: AxisName | None,
 ) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K"]]:
     """Computes v̂ and, for a causal memory, the state after the last token."""
-    dtype = jnp.asarray(value).dtype
     given = check_memory(query, key, value, rate, phase, gain, state, mask, is_causal=is_causal)
     if implementation is None:
         implementation = "fft" if jax.default_backend() == "cpu" else "matmul"
     if implementation not in BLOCKS:
         raise ValueError(f"implementation must be None or one of {(*BLOCKS,)}; got {implementation!r}.")
-    memory = _Memory(given, implementation, precision)
+    out, after = _compute(given, implementation, BLOCKS[implementation], precision, axis_name)
+    return out.astype(jnp.asarray(value).dtype), after if state is None else after.astype(state.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))  # or JAX would compile the loops at every call
+def _compute(
+    given: GivenMemory,
+    method: Method,
+    most: int,
+    precision: jax.lax.PrecisionLike,
+    axis_name: AxisName | None,
+) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K"]]:
+    segments = 1 if axis_name is not None else passes.num_segments(given.query)
+    memory = _Memory(given, segments, method, most, precision)
     arrays = tuple(memory.blocks(x, -3) for x in (given.query, given.key, given.value))
     valid = None if given.valid is None else memory.blocks(given.valid, -1)
     pairs, ends = memory.over_blocks(memory.bind, (memory.is_last, *arrays[1:], valid))
     before, after = _incoming(memory, given.state, ends, axis_name)
     out = memory.over_blocks(memory.retrieve, (memory.is_last, arrays[0], pairs, valid, before))
-    return memory.joined(out).astype(dtype), after
+    return memory.joined(out), after
 
 
 class _Memory:
@@ -198,9 +216,11 @@ class _Memory:
       is_last: True for the last block of a segment, which may have fewer than C tokens.
     """
 
-    def __init__(self, given: GivenMemory, method: Method, precision: jax.lax.PrecisionLike) -> None:
+    def __init__(
+        self, given: GivenMemory, segments: int, method: Method, most: int, precision: jax.lax.PrecisionLike
+    ) -> None:
         *_, length, _, size = given.query.shape
-        self._segments = passes.num_segments(given.query)
+        self._segments = segments
         self._method = method
         self._precision = spectral.matmul_precision(given.query.dtype, precision)
         self._size, self._dtype = size, given.rate.dtype
@@ -208,10 +228,9 @@ class _Memory:
         self._rate, self._phase, self._gain = given.rate, given.phase, given.gain
         self.length = length // self._segments
         self.count, self.block = 1, self.length
-        if passes.is_symbolic(length) or self.length > BLOCKS[method]:
-            self.count = -(-self.length // BLOCKS[method])
-            whole = passes.is_symbolic(length)
-            self.block = BLOCKS[method] if whole else -(-self.length // self.count)
+        if passes.is_symbolic(length) or self.length > most:
+            self.count = -(-self.length // most)
+            self.block = most if passes.is_symbolic(length) else -(-self.length // self.count)
         self.is_last = jnp.arange(self.count) == self.count - 1
         self.end = self.length - (self.count - 1) * self.block
         self._kernel = self._kernel_by_fft() if method == "fft" else self._kernel_by_matmul()

@@ -311,15 +311,15 @@ class HRRAttention(nnx.Module):
 class HRRMemory(nnx.Module):
     """Multi-head holographic memory: each token retrieves values of other tokens, by content and distance.
 
-        o = W_out · concat_heads(norm(hrr_memory(δ + W_query x, δ + W_key x, W_value x) + skip · W_value x))
+        q = δ + W_query x / √H,   k = δ + W_key x / √H,   v = W_value x
+        o = W_out · concat_heads(norm(hrr_memory(q, k, v) + skip · v))
 
-    δ, the unit impulse, is the identity of binding, so training starts near a sum of fading values. norm
-    divides the vector of each head by its root mean square. The layer knows the order of its tokens: a model
-    does not need other positions.
+    δ, the unit impulse, is the identity of binding. norm divides the vector of each head by its root mean
+    square. The layer knows the order of its tokens: a model does not need other positions.
 
     The parameters are `query`, `key`, `value` and `out` as in `HRRAttention`, and three flat arrays, which
     weight decay spares where it applies to matrices alone: `log_rate` and `phase` (2·N·K,), stored ten times
-    as large as they are, so that the rate of learning for them is a tenth; and `skip` (N·H,).
+    as large as they are, so that a step of Adam changes them by a tenth; and `skip` (N·H,).
 
     Args:
       num_heads: Number of heads N, a divisor of `qkv_features`.
@@ -332,7 +332,8 @@ class HRRMemory(nnx.Module):
       dtype: Dtype of the computation; None infers it from input and parameters.
       param_dtype: Dtype of the parameters.
       precision: Precision of all matrix products, see `jax.lax.Precision`.
-      kernel_init, bias_init: Initializers of the four projections.
+      kernel_init, bias_init, out_kernel_init, out_bias_init: Initializers; the `out_` ones default to
+        the others.
       use_bias: Biases in the four projections.
       decode: Continuation of the sequences in the cache at every call, see `init_cache`; the argument of
         the call takes precedence.
@@ -369,7 +370,9 @@ class HRRMemory(nnx.Module):
         param_dtype: Any = jnp.float32,
         precision: PrecisionLike = None,
         kernel_init: Initializer = default_kernel_init,
+        out_kernel_init: Initializer | None = None,
         bias_init: Initializer = default_bias_init,
+        out_bias_init: Initializer | None = None,
         use_bias: bool = False,
         decode: bool | None = None,
         rngs: nnx.Rngs,
@@ -390,8 +393,6 @@ class HRRMemory(nnx.Module):
         linear = functools.partial(
             nnx.LinearGeneral,
             use_bias=use_bias,
-            kernel_init=kernel_init,
-            bias_init=bias_init,
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,
@@ -399,7 +400,13 @@ class HRRMemory(nnx.Module):
         )
         heads = (num_heads, self.head_dim)
         project = functools.partial(
-            linear, in_features, heads, kernel_metadata=kernel_metadata, bias_metadata=bias_metadata
+            linear,
+            in_features,
+            heads,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            kernel_metadata=kernel_metadata,
+            bias_metadata=bias_metadata,
         )
         self.query: nnx.LinearGeneral = project()
         self.key: nnx.LinearGeneral = project()
@@ -408,6 +415,8 @@ class HRRMemory(nnx.Module):
             heads,
             in_features if out_features is None else out_features,
             axis=(-2, -1),
+            kernel_init=out_kernel_init or kernel_init,
+            bias_init=out_bias_init or bias_init,
             kernel_metadata=out_kernel_metadata,
             bias_metadata=out_bias_metadata,
         )
@@ -433,7 +442,8 @@ class HRRMemory(nnx.Module):
           inputs_q: Array (*B, T, D).
           inputs_k: Array of the same shape; None means `inputs_q`.
           inputs_v: Array of the same shape; None means `inputs_k`.
-          mask: Key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens.
+          mask: Key-padding mask (*B, T) or (*B, 1, 1, T), True for real tokens. Pad prompts on the left:
+            masked tokens count as distance.
           decode: Inputs that are the next token, or tokens, of the sequences in the cache, which the call
             updates.
           is_causal: Retrieval from the token itself and earlier ones; always so while decoding.
@@ -442,10 +452,14 @@ class HRRMemory(nnx.Module):
           Output (*B, T, out_features).
 
         Raises:
-          ValueError: For `inputs_v` without `inputs_k`, or decoding without a cache; and as
-            `hrrformer.hrr_memory`.
+          ValueError: For a wrong last axis, `inputs_v` without `inputs_k`, or decoding without a cache; and
+            as `hrrformer.hrr_memory`.
         """
         inputs_q, inputs_k, inputs_v = three_inputs(inputs_q, inputs_k, inputs_v)
+        if inputs_q.shape[-1] != self.in_features:
+            raise ValueError(
+                f"inputs_q must have {self.in_features} features (in_features); got shape {inputs_q.shape}."
+            )
         decode = self.decode if decode is None else decode
         if decode and self.cached_state is None:
             raise ValueError(

@@ -118,6 +118,18 @@ def reciprocal_norm(x: Float[Array, "*B H"]) -> Float[Array, "*B 1"]:
     return jnp.where(present, jax.lax.rsqrt(square) / peak, 0.0)
 
 
+def varying_alike(*arrays: Array) -> list[Array]:
+    """Makes all arrays vary over the axes of an enclosing `jax.shard_map` over which any of them varies.
+
+    JAX then sums the cotangent of an array that is the same on all devices over them.
+    """
+    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    missing = [tuple(frozenset().union(*varying) - axes) for axes in varying]
+    return [
+        jax.lax.pcast(x, axes, to="varying") if axes else x for x, axes in zip(arrays, missing, strict=True)
+    ]
+
+
 def is_symbolic(*sizes: int) -> bool:
     """Whether a program that `jax.export` traces leaves any of the sizes open."""
     return any(map(is_symbolic_dim, sizes))

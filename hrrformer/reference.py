@@ -87,6 +87,7 @@ def hrr_memory(
     mask: Bool[Array, "*#B T"] | None = None,
 ) -> Float[Array, "*B T N H"]:
     """Computes a holographic memory, as `hrrformer.hrr_memory`, by its T × T weights; one side is causal."""
+    query, key, value = (x.astype(accumulation_dtype(x.dtype)) for x in (query, key, value))
     tokens = jnp.arange(query.shape[-3])
     lags = (tokens[:, None] - tokens[None])[..., None, None]
     weights = jnp.zeros((*lags.shape[:2], *rate.shape[1:]), complex_dtype(rate.dtype))

@@ -319,6 +319,15 @@ def test_memory(how, method, is_causal, monkeypatch):
     assert largest <= 2 * states  # the activations have B T N H = 18,432 numbers, and these at most 4,096
 
 
+def test_memory_under_a_named_vmap():
+    """The axis of a `jax.vmap` shares the sequence as that of `jax.shard_map` does."""
+    (query, key, value, _), _ = inputs()
+    poles = {"rate": jnp.full((2, N, H // 2 + 1), 0.1), "phase": jnp.full((2, N, H // 2 + 1), 0.3)}
+    parts = [jnp.stack(jnp.split(x, 2, axis=1)) for x in (query, key, value)]
+    found = jax.vmap(functools.partial(hrr_memory, **poles, axis_name="p"), axis_name="p")(*parts)
+    assert error(jnp.concatenate(list(found), axis=1), hrr_memory(query, key, value, **poles)) < 1e-5
+
+
 @pytest.mark.parametrize("same", ["query", "key", "value"])
 def test_inputs_that_are_equal_on_all_devices(same):
     """In `shard_map`, an input that is equal on all devices receives the sum of their cotangents."""
@@ -338,6 +347,24 @@ def test_inputs_that_are_equal_on_all_devices(same):
         *given.values(), cotangent
     )
     assert error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("varying", ["key and value", "mask"])
+def test_causal_inputs_of_which_some_vary_over_devices(varying):
+    (query, key, value, _), mask = inputs()
+    query, by_batch = query[:1], P(("x", "y"))
+    if varying == "mask":
+        key, value = key[:1], value[:1]
+    whole = [jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (query, key, value)]
+    expected = hrr_attention(*whole, mask=mask, is_causal=True)
+    specs = [by_batch if len(x) == B else P() for x in (query, key, value)]
+    attend = jax.shard_map(
+        lambda q, k, v, mask: hrr_attention(q, k, v, mask=mask, is_causal=True),
+        mesh=mesh(),
+        in_specs=(*specs, by_batch),
+        out_specs=by_batch,
+    )
+    assert error(jax.jit(attend)(query, key, value, mask), expected) < 1e-5
 
 
 def test_dropout_differs_from_device_to_device():

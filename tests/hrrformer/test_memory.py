@@ -2,17 +2,19 @@
 
 import functools
 import itertools
+import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import nnx
 from helpers import oracle
 
 import hrrformer.linen
 import hrrformer.nnx
-from hrrformer import hrr_memory, hrr_memory_step, init_memory_state, memory, reference
+from hrrformer import hrr_attention, hrr_memory, hrr_memory_step, init_memory_state, memory, reference
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -194,10 +196,11 @@ def test_both_layers_compute_the_formula():
     rate, phase = (0.1 * numbers[name].reshape(2, 3, 3) for name in ("log_rate", "phase"))
     rate = np.exp(rate)
     gain, delta = np.sqrt(-np.expm1(-2 * rate)), np.eye(4)[0]
-    retrieved = oracle.hrr_memory(query + delta, key + delta, value, rate, phase, gain, mask=MASK)
+    query, key = query / 2 + delta, key / 2 + delta
+    retrieved = oracle.hrr_memory(query, key, value, rate, phase, gain, mask=MASK)
     mixed = np.where(MASK[..., None, None], retrieved + np.reshape(numbers["skip"], (3, 4)) * value, 0.0)
     square = np.mean(mixed**2, axis=-1, keepdims=True)
-    normalized = np.where(square > 0, mixed / np.sqrt(np.where(square > 0, square, 1.0)), 0.0)
+    normalized = mixed / np.sqrt(square + 1e-6)
     assert_near(found, np.einsum("btnh,nhd->btd", normalized, numbers["out"]["kernel"]), 1e-5)
 
 
@@ -239,6 +242,55 @@ def test_decoding_equals_one_call(api):
             cache = changed["cache"]
             outs.append(out)
     assert_near(jnp.concatenate(outs, axis=1), whole, 1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tokens_that_receive_nothing_stay_near_zero(method):
+    """Rounding errors of an FFT are not raised to the size of values."""
+    layer = hrrformer.nnx.HRRMemory(3, 12, implementation=method, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(1, 13, 12)).astype(np.float32)
+    x[:, :4] = 0.0
+
+    @nnx.jit
+    def run(layer, x):
+        out, pull = jax.vjp(lambda x: layer(x, is_causal=True)[:, :4], x)
+        return out, pull(jnp.ones_like(out))[0]
+
+    out, slope = run(layer, x)
+    assert np.abs(out).max() < 1e-3
+    assert np.isfinite(slope).all()
+    assert np.abs(slope).max() < 1e4
+
+
+def test_padding_on_the_left_of_a_prompt():
+    *inputs, rate, phase, gain = cast(draw(6, 9, sides=1))
+    padded = [jnp.pad(x, ((0, 0), (4, 0), (0, 0), (0, 0)), constant_values=7.0) for x in inputs]
+    found = run((*padded, rate, phase, gain), jnp.broadcast_to(jnp.arange(13) >= 4, (2, 13)))
+    assert_near(found[:, 4:], run((*inputs, rate, phase, gain)), 1e-5)
+
+
+def test_out_has_initializers_of_its_own():
+    names = {"kernel_init": (None, "heads", None), "out_kernel_init": ("heads", None, None)}
+    initializers = {
+        name: nn.with_partitioning(nn.initializers.lecun_normal(), axes) for name, axes in names.items()
+    }
+    layer = hrrformer.linen.HRRMemory(3, **initializers)
+    specs = nn.get_partition_spec(jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 2, 12))))
+    assert specs["params"]["query"]["kernel"] == jax.sharding.PartitionSpec(None, "heads", None)
+    assert specs["params"]["out"]["kernel"] == jax.sharding.PartitionSpec("heads", None, None)
+
+
+def test_equal_calls_compile_once(caplog):
+    arrays = cast(draw(7, 13, sides=1))
+    poles = {"rate": arrays[3][0], "phase": arrays[4][0], "is_causal": True}
+    for function in (
+        functools.partial(hrr_memory, **poles),
+        functools.partial(hrr_attention, is_causal=True),
+    ):
+        function(*arrays[:3])
+        with jax.log_compiles(True), caplog.at_level(logging.WARNING):
+            function(*arrays[:3])
+        assert "Compiling" not in caplog.text
 
 
 def test_decoding_needs_a_cache():
@@ -306,7 +358,15 @@ def test_refusals(untyped):
         hrr_memory(x, x, x, rate=poles, phase=jnp.ones(4))
     with pytest.raises(ValueError, match=r"implementation must be None or one of .*; got .pallas."):
         hrr_memory(x, x, x, rate=poles, phase=poles, implementation="pallas")
-    with pytest.raises(ValueError, match=r"state must have shape \(2, 3, 5\); got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"state .*must have shape \(2, 3, 5\); got \(3, 5\)"):
         hrr_memory_step(x, x, x, init_memory_state((), 3, 8), rate=1.0, phase=0.0)
+    with pytest.raises(TypeError, match=r"state must be complex.*; got dtype float32"):
+        hrr_memory_step(x, x, x, jnp.zeros((2, 3, 5)), rate=1.0, phase=0.0)
+    with pytest.raises(ValueError, match=r"rate must be positive and finite; got -0\.1"):
+        hrr_memory(x, x, x, rate=-0.1, phase=0.0)
+    with jax.enable_x64(True), pytest.raises(ValueError, match="state must be complex128"):
+        hrr_memory_step(*(x.astype(jnp.float64),) * 3, init_memory_state(2, 3, 8), rate=1.0, phase=0.0)
+    with pytest.raises(ValueError, match=r"inputs_q must have 12 features"):
+        hrrformer.nnx.HRRMemory(3, 12, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 13)))
     with pytest.raises(ValueError, match="mask must be a key-padding mask"):
         hrr_memory(x, x, x, rate=poles, phase=poles, mask=jnp.ones((2, 4), bool))
