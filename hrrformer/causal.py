@@ -95,9 +95,9 @@ def _before_first(query: Float[Array, "*B T N H"]) -> CausalState:
     """Makes the state before the first token from the query, so that it is sharded, or varies, alike."""
     first, dtype = query[..., 0, :, :], spectral.accumulation_dtype(query.dtype)
     return CausalState(
-        memory=jnp.zeros_like(first, dtype=dtype),
-        log_normalizer=jnp.zeros_like(jnp.sum(first, axis=-1), dtype=dtype),
-        num_tokens=jnp.zeros_like(jnp.sum(first, axis=(-2, -1)), dtype=jnp.int32),
+        memory=passes.zeros_alike(first, dtype),
+        log_normalizer=passes.zeros_alike(jnp.sum(first, axis=-1), dtype),
+        num_tokens=passes.zeros_alike(jnp.sum(first, axis=(-2, -1)), jnp.int32),
     )
 
 
@@ -176,14 +176,14 @@ def _blocks(
         return jax.lax.slice_in_dim(x, 0, length, axis=axis)
 
     # In `jax.shard_map`, the sum makes a state that all devices share vary over them as the queries do.
-    memory = state.memory.astype(dtype) + jnp.zeros_like(query[..., 0, :, :], dtype=dtype)
+    memory = state.memory.astype(dtype) + passes.zeros_alike(query[..., 0, :, :], dtype)
     before = spectral.to_spectrum(memory, implementation, precision)
     log_before = jnp.where((state.num_tokens > 0)[..., None], state.log_normalizer.astype(dtype), lowest)
-    log_before = log_before + jnp.zeros_like(memory[..., 0])
+    log_before = log_before + passes.zeros_alike(memory[..., 0])
     # The backward pass keeps only the inputs of a block, and computes the rest again.
     (new, log_after), (weights, unbound) = jax.lax.scan(
         jax.checkpoint(step, prevent_cse=False),
-        (jnp.zeros_like(before), log_before),
+        (passes.zeros_alike(before), log_before),
         tuple(map(blocks, (query, key, value, valid))),
     )
     # The given memory is not transformed and back, so masked tokens leave every bit of it.

@@ -429,7 +429,7 @@ def _scan(
     def step(state: Array, end: Array) -> tuple[Array, Array]:
         return decay * state + end, state
 
-    zero = jnp.zeros_like(handed[0])
+    zero = passes.zeros_alike(handed[0])
     start = zero if start is None else start + zero  # in `jax.shard_map` it then varies as `handed` does
     _, before = jax.lax.scan(step, start, handed, reverse=not past)
     at = -1 if past else 0

@@ -130,6 +130,14 @@ def varying_alike(*arrays: Array) -> list[Array]:
     ]
 
 
+def zeros_alike(x: Array, dtype: Any = None) -> Array:
+    """Returns zeros that are sharded, or vary in `jax.shard_map`, as x does.
+
+    Outside of `jax.set_mesh`, `jnp.zeros_like` forgets the sharding on an explicit mesh.
+    """
+    return jnp.where(jnp.array(False), x, jnp.zeros((), x.dtype)).astype(dtype or x.dtype)
+
+
 def is_symbolic(*sizes: int) -> bool:
     """Whether a program that `jax.export` traces leaves any of the sizes open."""
     return any(map(is_symbolic_dim, sizes))
@@ -223,8 +231,8 @@ class Passes:
             return scores, out
 
         # Made from the inputs, to have their sharding, and to vary in `jax.shard_map` as they do.
-        none_yet = jnp.zeros_like(jnp.swapaxes(query[..., 0], -1, -2), dtype=self._dtype)
-        return self._over(block, (none_yet, jnp.zeros_like(query) if unbound else None))
+        none_yet = zeros_alike(jnp.swapaxes(query[..., 0], -1, -2), self._dtype)
+        return self._over(block, (none_yet, zeros_alike(query) if unbound else None))
 
     def pull_scores(
         self,
@@ -319,7 +327,7 @@ class Passes:
     def _no_sum(self, x: Array) -> Array:
         """Returns zeros with the shape of `correlate` over blocks of x."""
         token = self._read(x, 0, 1)
-        return jnp.zeros_like(self._maps.correlate(token, token))
+        return zeros_alike(self._maps.correlate(token, token))
 
     def _over(self, block: Callable[..., Any], carry: Any) -> Any:
         """Runs `block(carry, start, size)` over the tokens of the segments, in all segments at once."""
