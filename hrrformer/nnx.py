@@ -382,7 +382,7 @@ class HRRMemory(nnx.Module):
         out_bias_metadata: Mapping[str, Any] = NO_METADATA,
     ) -> None:
         qkv_features = in_features if qkv_features is None else qkv_features
-        self.head_dim = check_heads(num_heads, qkv_features)
+        self.head_dim: int = check_heads(num_heads, qkv_features)
         self.num_heads = num_heads
         self.in_features = in_features
         self.implementation: Method | None = implementation
