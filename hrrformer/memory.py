@@ -423,7 +423,6 @@ def _scan(
       past: Whether states go to later blocks; if not, to earlier ones.
       start: State before the first one in the direction; None for zeros.
     """
-
     decay, last_decay = (jnp.expand_dims(x, range(handed.ndim - 3)) for x in (decay, last_decay))
 
     def step(state: Array, end: Array) -> tuple[Array, Array]:

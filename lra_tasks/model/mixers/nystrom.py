@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 from lra_tasks.model.mixers import MixerSpec
 from lra_tasks.model.mixers.attention import AttentionMixer
 from lra_tasks.model.mixers.checks import check_odd, check_positive
-from lra_tasks.model.mixers.conv import depthwise
+from lra_tasks.model.operations import long_convolution
 
 ITERATIONS = 6  # of the pseudo-inverse, as in the authors' code
 
@@ -59,9 +59,8 @@ class NystromMixer(AttentionMixer):
         read = jnp.einsum("bnml,blnh->bmnh", pseudo_inverse(between), read)
         mixed = jnp.einsum("bntm,bmnh->btnh", _weights(query, keys, filled), read)
 
-        real = jnp.where(mask[..., None, None], value, 0.0)
-        taps = jnp.repeat(self.kernel[...], value.shape[-1], axis=1)
-        return mixed + depthwise(real.reshape(*mask.shape, -1), taps).reshape(value.shape)
+        taps = jnp.repeat(self.kernel[::-1].T, value.shape[-1], axis=0)
+        return mixed + long_convolution(value.reshape(*mask.shape, -1), taps, mask).reshape(value.shape)
 
 
 def _segment_means(mask: Bool[Array, "B T"], landmarks: int) -> Float[Array, "B T M"]:
