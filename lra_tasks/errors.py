@@ -25,8 +25,32 @@ class MissingData(UsageError):
     """Reports missing source files of a dataset; the message names them and where to put them."""
 
 
-class Diverged(UsageError):
+class RunFailed(UsageError):
+    """Reports a run that cannot finish with this mixer; in a comparison it is a cell of the table.
+
+    Attributes:
+      reason: Reason in two or three words, for the table.
+    """
+
+    reason = "failed"
+
+
+class Diverged(RunFailed):
     """Reports a training or validation loss that is not finite."""
+
+    reason = "diverged"
+
+
+class OutOfMemory(RunFailed):
+    """Reports a step that needs more memory than there is."""
+
+    reason = "out of memory"
+
+
+class TooSlow(RunFailed):
+    """Reports a run that would take longer than its time limit."""
+
+    reason = "too slow"
 
 
 class Interrupted(Exception):

@@ -34,6 +34,7 @@ class Run:
       examples_per_second: Training rate, from the median step.
       seconds: Time of training steps and validations.
       curve: Step, accuracy in percent, and seconds so far, of every validation.
+      best_step: Step of the best validation; None in reports of before it was recorded.
     """
 
     seed: int
@@ -41,6 +42,24 @@ class Run:
     examples_per_second: float
     seconds: float
     curve: tuple[tuple[int, float, float], ...]
+    best_step: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """One run that could not finish.
+
+    Attributes:
+      mixer: Name of the mixer.
+      seed: Seed of the run.
+      reason: Reason for the table: "diverged", "out of memory" or "too slow".
+      message: The whole message.
+    """
+
+    mixer: str
+    seed: int
+    reason: str
+    message: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +182,8 @@ class Report:
       environment: Versions and devices of the first run.
       data: Origin of the dataset, from its manifest.
       trials: Learning rates that `compare` tried, mixer by mixer; empty if it chose none.
+      failures: Runs that could not finish.
+      num_steps: Number of training steps of a run; None in reports of before it was recorded.
     """
 
     task: str
@@ -174,6 +195,17 @@ class Report:
     environment: dict[str, Any]
     data: dict[str, Any]
     trials: tuple[Trial, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    num_steps: int | None = None
+
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """The mixers with a row, and then those of which no run could finish."""
+        return tuple(dict.fromkeys([row.mixer for row in self.rows] + [run.mixer for run in self.failures]))
+
+    def reasons(self, mixer: str) -> str:
+        """Returns the reasons why runs of a mixer could not finish: "out of memory"; empty if all did."""
+        return ", ".join(dict.fromkeys(run.reason for run in self.failures if run.mixer == mixer))
 
     @property
     def published(self) -> dict[str, float]:
@@ -182,7 +214,9 @@ class Report:
 
     def cells(self) -> list[tuple[str, ...]]:
         """Returns the table's rows as text, in the order of `COLUMNS`."""
-        return [row.cells(base_of(self.rows)) for row in self.rows]
+        finished = {row.mixer: row.cells(base_of(self.rows)) for row in self.rows}
+        blank = ("-",) * (len(COLUMNS) - 3)
+        return [finished.get(mixer, (mixer, "0", self.reasons(mixer), *blank)) for mixer in self.mixers]
 
     def rate_cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Returns header and rows of a table of validation accuracies per mixer and learning rate."""
@@ -198,11 +232,11 @@ class Report:
 
     def table(self) -> str:
         """Returns the rows as a Markdown table."""
-        return _markdown_table(COLUMNS, self.cells())
+        return markdown_table(COLUMNS, self.cells())
 
     def markdown(self) -> str:
         """Returns the table, the baseline scores and the notes as Markdown."""
-        lines = [self.table(), *([_markdown_table(*self.rate_cells())] if self.trials else [])]
+        lines = [self.table(), *([markdown_table(*self.rate_cells())] if self.trials else [])]
         if self.baselines:
             lines += ["Baseline scores, measured on the same test split:", ""]
             lines += [f"- {name}: {accuracy:.2f} %" for name, accuracy in self.baselines.items()] + [""]
@@ -246,6 +280,7 @@ class Report:
             "rows": tuple(map(row, content["rows"])),
             "notes": tuple(content["notes"]),
             "trials": tuple(Trial(**fields) for fields in content.get("trials", ())),
+            "failures": tuple(Failure(**fields) for fields in content.get("failures", ())),
         }
         return cls(**content | changed)
 
@@ -256,7 +291,8 @@ def _accuracy(trial: Trial | None) -> str:
     return "diverged" if trial.validation_accuracy is None else f"{trial.validation_accuracy:.2f}"
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table; all columns but the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
