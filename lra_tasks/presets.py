@@ -76,5 +76,13 @@ def comparison_name(task: str, name: str, settings: Settings, rates: Sequence[fl
     >>> comparison_name("listops", "quick", dataclasses.replace(preset("listops", "quick"), num_steps=1000))
     'listops-quick-num_steps=1000'
     """
+    return grid_name(task, name, [(task, settings)], rates)
+
+
+def grid_name(
+    label: str, name: str, tasks: Sequence[tuple[str, Settings]], rates: Sequence[float] = ()
+) -> str:
+    """Returns the name of a folder for several tasks: a label, and then as `comparison_name`."""
+    changes = dict.fromkeys(change for task, settings in tasks for change in _changes(task, name, settings))
     tried = [f"rates={'_'.join(map(str, rates))}"] if rates else []
-    return folder_name("-".join([f"{task}-{name}", *_changes(task, name, settings), *tried]))
+    return folder_name("-".join([f"{label}-{name}", *changes, *tried]))

@@ -152,6 +152,13 @@ def print_report(result: Any, folder: Path) -> None:
     print(f"\nWritten to {folder}: report.md, report.csv, report.json, report.png")
 
 
+def print_grid(grid: Any, folder: Path) -> None:
+    """Prints a `lra_tasks.reporting.grid.Grid`: mixers × tasks, and the notes."""
+    print_table(grid.header(), [*grid.cells(), grid.simple_rules()], numbers=True)
+    print_paragraphs(*grid.notes())
+    print(f"\nWritten to {folder}: report.html, report.md, report.csv, report.tex, report.json, report.png")
+
+
 def print_runs(runs: Sequence[Any]) -> None:
     """Prints `lra_tasks.PastRun`s, one table per folder, and the problems of unreadable ones."""
     from lra_tasks.progress import duration

@@ -20,12 +20,13 @@ except ImportError as error:
 
 from lra_tasks.cli.arguments import flags, prepare_help
 from lra_tasks.cli.bench import BENCHES, Bench
-from lra_tasks.cli.commands import COMMANDS
+from lra_tasks.cli.commands import ALL, COMMANDS, Compare, CompareTasks
 from lra_tasks.cli.console import print_definitions, print_paragraphs, print_text
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.config import read_config
 from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.presets import nearest_preset, preset
+from lra_tasks.tasks import ARENA
 
 START = {
     "lra list": "show tasks, mixers and presets",
@@ -144,9 +145,23 @@ def _parse_run(kind: type[Any], prog: str, arguments: Sequence[str]) -> Any:
         run["preset"] = nearest_preset(task, config.settings)  # names the folder
         positional = tyro.MISSING if chosen.task else task
         default = kind(settings=config.settings, task=positional, **run)
+    elif kind is Compare and (chosen.task == ALL or "," in chosen.task):
+        return _parse_tasks(chosen, prog, list(arguments))
     elif chosen.task or asked != list(arguments):
         settings = preset(chosen.task or "listops", chosen.preset)
         default = kind(settings=settings, task=tyro.MISSING, preset=chosen.preset)
     else:
         raise UsageError(f"{prog} requires the name of a task, see `lra list`.")
     return _command(kind, prog, arguments, default)
+
+
+def _parse_tasks(chosen: Compare, prog: str, arguments: list[str]) -> CompareTasks:
+    """Parses the arguments of `compare` once per task, since each has defaults of its own."""
+    listed = [name for name in chosen.task.split(",") if name]
+    names = [task.name for task in ARENA] if chosen.task == ALL else listed
+    at = arguments.index(chosen.task)
+    commands: list[Compare] = []
+    for name in names:
+        default = Compare(settings=preset(name, chosen.preset), task=tyro.MISSING, preset=chosen.preset)
+        commands.append(_command(Compare, prog, [*arguments[:at], name, *arguments[at + 1 :]], default))
+    return CompareTasks(commands, label="+".join(listed))

@@ -1,30 +1,19 @@
-"""Reports on the runs in a folder: text, Markdown, CSV, JSON and one picture."""
+"""Reports on the runs in folders: of one task, or of a grid of tasks."""
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from lra_tasks.config import Config, flat, read_config
-from lra_tasks.data.dataset import Dataset, open_dataset
+from lra_tasks.data.dataset import Dataset
 from lra_tasks.errors import UsageError
 from lra_tasks.files import local_path, replace, write_json
-from lra_tasks.model.mixers import about
-from lra_tasks.presets import preset_of
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.reporting import plots
-from lra_tasks.reporting.results import Report, Row, Run, Trial, base_of
-from lra_tasks.training.metrics import Metrics
-
-EXPLANATION = (
-    "Accuracy is that on the test split; several seeds give mean ± sample standard deviation, as for"
-    " examples/s. Examples/s are those of the median training step. Memory is that of the compiled training"
-    " step: arguments, outputs and temporaries. Time covers training and validation."
-)
-ORDER = "comparison.json"  # names of the runs' folders, in the order of the table
-TRIALS = "rates.json"  # the learning rates that `compare` tried; their runs are below the folder `rates`
-BASELINES = "baselines.json"  # baseline scores, and the identity of the data they were measured on
+from lra_tasks.reporting.collect import Comparison, collect
+from lra_tasks.reporting.grid import Grid
+from lra_tasks.reporting.results import Report
+from lra_tasks.tasks import TASKS
+from lra_tasks.training.run_folder import read_failure
 
 
 def report(
@@ -50,53 +39,13 @@ def report(
       UsageError: No finished run, two runs of one mixer and seed, or runs that differ in more than mixer and
         seed, or in their data.
     """
-    folder = local_path(folder, "folder", flag=False)
-    if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}.")
-    order = json.loads((folder / ORDER).read_text()) if (folder / ORDER).is_file() else []
-    names = dict.fromkeys([*order, *sorted(path.name for path in folder.glob("*/"))])
-    folders = [folder / name for name in names if (folder / name / "summary.json").is_file()]
-    if not folders:
+    folder = _existing(folder)
+    found = Comparison.read(folder)
+    if not found.run_dirs:
         raise UsageError(
             f"There is no finished run in the subfolders of {folder}. Name the folder that contains runs."
         )
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-    tried = json.loads((folder / TRIALS).read_text()) if (folder / TRIALS).is_file() else []
-    trials = tuple(Trial(**fields) for fields in tried if fields["mixer"] in {x["mixer"] for x in summaries})
-    _check_alike(folders, summaries, {"optimizer.learning_rate"} if trials else set())
-    groups: dict[str, list[tuple[dict[str, Any], Run]]] = {}
-    for summary, run_dir in zip(summaries, folders, strict=True):
-        groups.setdefault(summary["mixer"], []).append((summary, _run(summary, run_dir)))
-    rows = tuple(
-        Row(mixer, tuple(run for _, run in group), group[0][0]["num_parameters"], group[0][0]["peak_bytes"])
-        for mixer, group in groups.items()
-    )
-    config = read_config(folders[0])
-
-    def opened() -> Dataset:
-        return dataset or open_dataset(config.task, config.settings.variant, data_dir, verify=False)
-
-    baselines, num_test, missing = _baselines(
-        folder / BASELINES, summaries[0], config, opened, progress or Silent()
-    )
-    result = Report(
-        task=summaries[0]["task"],
-        title=summaries[0]["title"],
-        rows=rows,
-        baselines=baselines,
-        num_test=num_test,
-        notes=(
-            *missing,
-            f"Speed × and memory × are relative to {base_of(rows).mixer}.",
-            *_parameter_rule(rows),
-            *_notes(rows, summaries),
-            *_smoke_rule(folders[0]),
-            *_choice(trials),
-        ),
-        environment=summaries[0]["environment"],
-        data=summaries[0]["data"],
-        trials=trials,
-    )
+    result = collect([found], dataset, data_dir, progress or Silent())
     replace(folder / "report.md", result.markdown())
     replace(folder / "report.csv", result.csv())
     write_json(folder / "report.json", result.json())
@@ -104,121 +53,85 @@ def report(
     return result
 
 
-def _check_alike(folders: Sequence[Path], summaries: Sequence[dict[str, Any]], chosen: set[str]) -> None:
-    """Refuses runs that do not belong into one table; settings chosen per mixer may differ."""
-    first, settings = folders[0], _shared_settings(folders[0])
-    seen: dict[tuple[str, int], Path] = {}
-    for folder, summary in zip(folders, summaries, strict=True):
-        own = _shared_settings(folder)
-        changed = [name for name in settings if own[name] != settings[name] and name not in chosen]
-        if changed:
-            raise UsageError(
-                f"{folder} differs from {first} in {', '.join(changed)}: one table cannot compare these runs."
-                " Move them to folders of their own."
-            )
-        if summary["data"]["identity"] != summaries[0]["data"]["identity"]:
-            raise UsageError(
-                f"{folder} and {first} were trained on different examples: one table cannot compare these"
-                " runs. Move them to folders of their own."
-            )
-        mixer, seed = summary["mixer"], summary["seed"]
-        if (mixer, seed) in seen:
-            raise UsageError(
-                f"{seen[mixer, seed]} and {folder} are the same run: {mixer}, seed {seed}. Move one of"
-                " them to another folder."
-            )
-        seen[mixer, seed] = folder
+def report_grid(
+    folders: Sequence[str | os.PathLike[str]],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    missing: Mapping[str, str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Grid:
+    """Collects all runs in some folders and below, over tasks, and writes one report.
+
+    The folders may come from several machines: the runs of one task become one column, wherever they are.
+    Writes `report.md`, `report.csv`, `report.json`, `report.tex`, `report.png` and `report.html`, a page in
+    one file.
+
+    Args:
+      folders: Folders of comparisons, or folders with comparisons below.
+      output: Folder for the report; None means the deepest folder that contains all the others.
+      missing: Tasks that were not run, and the reasons.
+      data_dir: Folder of all datasets, for the baseline scores that are not measured yet.
+      progress: Display of the current step; None for silence.
+
+    Raises:
+      UsageError: No finished run, the same run twice, or runs of one task that differ in more than mixer and
+        seed, or in their data.
+    """
+    places = [_existing(folder) for folder in folders]
+    tasks: dict[str, list[Comparison]] = {}
+    for place in places:
+        for found in _comparisons(place):
+            tasks.setdefault(found.title(), []).append(found)
+    known = {name: number for number, name in enumerate(TASKS)}
+    reports: list[Report] = []
+    unfinished = dict(missing or {})
+    for title, comparisons in sorted(tasks.items(), key=lambda each: known.get(each[0], len(known))):
+        run_dirs = [run_dir for found in comparisons for run_dir in found.run_dirs]
+        if any((run_dir / "summary.json").is_file() for run_dir in run_dirs):
+            reports.append(collect(comparisons, None, data_dir, progress or Silent()))
+        else:
+            reasons = (f"{run_dir.name}: {read_failure(run_dir)['message']}" for run_dir in run_dirs)
+            unfinished[title] = " ".join(reasons)
+    if not reports:
+        raise UsageError(f"There is no finished run in {', '.join(map(str, places))} or below.")
+    grid = Grid(tuple(reports), unfinished)
+    target = common_folder(places) if output is None else local_path(output, "output")
+    target.mkdir(parents=True, exist_ok=True)
+    replace(target / "report.md", grid.markdown())
+    replace(target / "report.csv", grid.csv())
+    replace(target / "report.tex", grid.latex())
+    write_json(target / "report.json", grid.json())
+    return grid
 
 
-def _baselines(
-    path: Path, summary: dict[str, Any], config: Config, opened: Callable[[], Dataset], progress: Progress
-) -> tuple[dict[str, float], int | None, list[str]]:
-    """Returns baseline scores, the number of test examples, and a sentence where they are unknown."""
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if content.get("data") != summary["data"]["identity"]:
-        try:
-            dataset = opened()
-            if dataset.identity != summary["data"]["identity"]:
-                raise UsageError("The prepared dataset has other examples than the runs.")
-        except UsageError as error:
-            return {}, None, [f"Baseline scores are not measured. {error}"]
-        progress.show(f"{summary['title']}: measuring the baseline scores")
-        splits = dataset.for_run(config.settings)
-        scores = dataset.task.references(splits["train"], splits["test"])
-        content = {"data": dataset.identity, "num_test": len(splits["test"]), "scores": scores}
-        write_json(path, content)
-    return content["scores"], content["num_test"], []
+def common_folder(folders: Sequence[str | os.PathLike[str]]) -> Path:
+    """Returns the deepest folder that contains all the given ones; one folder contains itself.
+
+    >>> common_folder(["runs/listops", "runs/image"]) == Path("runs").absolute()
+    True
+    """
+    return Path(os.path.commonpath([Path(folder).absolute() for folder in folders]))
 
 
-def _run(summary: dict[str, Any], folder: Path) -> Run:
-    validations = [row for row in Metrics(folder / "metrics.jsonl").rows() if row["split"] == "validation"]
-    return Run(
-        curve=tuple((row["step"], row["accuracy"], row["seconds"]) for row in validations),
-        **{name: summary[name] for name in ("seed", "test_accuracy", "examples_per_second", "seconds")},
-    )
+def is_comparison(folder: str | os.PathLike[str]) -> bool:
+    """Whether the subfolders of a folder are runs of one task, which `report` makes a table of."""
+    return bool(Comparison.read(Path(folder)).run_dirs)
 
 
-def _shared_settings(folder: Path) -> dict[str, Any]:
-    config = read_config(folder)
-    return {"task": config.task, **flat(config.settings)}
+def _comparisons(folder: Path) -> Iterator[Comparison]:
+    """Yields the comparisons in a folder and below, by name."""
+    found = Comparison.read(folder)
+    if found.run_dirs:
+        yield found
+        return
+    for path in sorted(folder.glob("*/")):
+        if not (path / "config.json").is_file():  # the checkpoints of a run are many folders
+            yield from _comparisons(path)
 
 
-def _parameter_rule(rows: Sequence[Row]) -> list[str]:
-    """Returns a sentence on the arena's rule, if the mixer of its base Transformer is among the rows."""
-    numbers = {row.mixer: row.num_parameters for row in rows}
-    base = numbers.pop("softmax", None)
-    if base is None or not numbers:
-        return []
-    shares = ", ".join(f"{mixer} {100 * (number / base - 1):+.1f} %" for mixer, number in numbers.items())
-    return [f"Parameters relative to softmax (LRA allows up to +10 %): {shares}."]
-
-
-def _choice(trials: Sequence[Trial]) -> list[str]:
-    """Returns a sentence on the choice of the learning rates."""
-    if not trials:
-        return []
-    return [
-        f"Every mixer was trained at every learning rate with seed {trials[0].seed}; the best validation"
-        " accuracy chose its rate for all seeds. The time of the choice covers the runs that did not diverge."
-    ]
-
-
-def _smoke_rule(folder: Path) -> list[str]:
-    """Returns a warning for runs with the settings of the preset smoke."""
-    config = read_config(folder)
-    if preset_of(config.task, config.settings) != "smoke":
-        return []
-    return ["Preset smoke: a test that everything runs. Its few steps teach a model nothing."]
-
-
-def _notes(rows: Sequence[Row], summaries: Sequence[dict[str, Any]]) -> list[str]:
-    summary, environment = summaries[0], summaries[0]["environment"]
-    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("jax", "flax", "optax"))
-    seeds = {row.mixer: ", ".join(str(run.seed) for run in row.runs) for row in rows}
-    same = len(set(seeds.values())) == 1
-    notes = [
-        f"T = {summary['length']:,} tokens, {summary['num_steps']:,} steps of {summary['batch_size']}"
-        f" examples, pooling {summary['pooling']}, seeds "
-        + (seeds[rows[0].mixer] if same else "; ".join(f"{mixer} {seeds[mixer]}" for mixer in seeds))
-        + f". {EXPLANATION}",
-        "; ".join(f"{row.mixer} is {about(row.mixer)}" for row in rows) + ".",
-        f"Measured on {environment['devices'][0]} ({len(environment['devices'])} device(s),"
-        f" {environment['cpus']} CPUs), Python {environment['python']}, {versions};"
-        f" data: {summary['data']['dataset']}, {summary['data'].get('origin', 'unknown origin')}.",
-    ]
-    if "unofficial" in summary["data"]:
-        notes.append(f"Unofficial source of data: {summary['data']['unofficial']}.")
-    if summary["protocol"] == "paper":
-        notes.append(
-            "Protocol paper: the training set includes the validation examples, and the best step is chosen"
-            " on the test split."
-        )
-    readers = dict.fromkeys(other["mixer"] for other in summaries if other.get("reads_padding"))
-    if readers:
-        notes.append(
-            f"Padding changes the outputs of {', '.join(readers)} for real tokens: the results depend on the"
-            " length that inputs are padded to."
-        )
-    if any(other["environment"] != environment for other in summaries):
-        notes.append("Some runs have other versions, machines or settings of JAX: see their env.json.")
-    return notes
+def _existing(folder: str | os.PathLike[str]) -> Path:
+    folder = local_path(folder, "folder", flag=False)
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}.")
+    return folder

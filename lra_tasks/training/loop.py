@@ -1,11 +1,13 @@
 """The training loop, in the order of events: open, restore, step, log, validate, save, test once."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,17 +16,20 @@ import numpy as np
 
 from lra_tasks.config import Config
 from lra_tasks.data.dataset import Dataset
-from lra_tasks.errors import Diverged, Interrupted
+from lra_tasks.errors import Diverged, Interrupted, OutOfMemory, RunFailed, TooSlow
 from lra_tasks.files import local_path, write_json
 from lra_tasks.model.encoder import num_parameters
-from lra_tasks.progress import Progress, Silent
+from lra_tasks.progress import Progress, Silent, duration
 from lra_tasks.training import processes
 from lra_tasks.training.evaluate import evaluate_params
 from lra_tasks.training.jax_settings import check_modes
 from lra_tasks.training.memory import memory_bytes
 from lra_tasks.training.metrics import environment
 from lra_tasks.training.preflight import OpenRun, finished_summary, open_run
+from lra_tasks.training.run_folder import record_failure
 from lra_tasks.training.step import TrainState
+
+JUDGED = 5  # steps; fewer do not tell how long a run takes
 
 
 @dataclasses.dataclass
@@ -60,6 +65,7 @@ def train(
     data_dir: str | os.PathLike[str] | None = None,
     mesh: Mapping[str, int] | str | None = None,
     tensorboard: bool = False,
+    time_limit: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Trains a model, or resumes an earlier call with the same arguments, and tests it.
@@ -85,6 +91,8 @@ def train(
         a batch, `sequence` the tokens of an example, for mixers that declare it. None shares examples only.
       tensorboard: Whether to write the rows of `metrics.jsonl` as curves too, in the folder `tensorboard` of
         the run. It is not part of the configuration; pass it again to resume the curves.
+      time_limit: Longest time of training steps and validations, in seconds. A run that would take longer,
+        judged by its first steps, stops. A repeated call with a higher limit, or None, resumes it.
       progress: Display of the progress; None for silence.
 
     Returns:
@@ -109,6 +117,7 @@ def train(
         return summary
     # The loop itself checks every loss; JAX would raise an error that names neither step nor examples.
     with (
+        _recorded(config, run_dir),
         jax.debug_nans(False),
         jax.debug_infs(False),
         open_run(
@@ -118,6 +127,7 @@ def train(
             data_dir=data_dir,
             mesh=mesh,
             tensorboard=tensorboard,
+            time_limit=time_limit,
             progress=progress,
         ) as run,
     ):
@@ -138,6 +148,26 @@ def train(
             between=stop_if_asked,
         )
         return _finish(run, best_params, counters, accuracy, loss)
+
+
+@contextlib.contextmanager
+def _recorded(config: Config, run_dir: Path) -> Iterator[None]:
+    """Writes why a run could not finish into its folder, before the error goes on."""
+    try:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise OutOfMemory(
+                f"{config.task} with {config.mixer_name} does not fit into the memory of its device. Reduce"
+                f" batch_size, or length where the task allows it. JAX reports: {error}",
+                argument="batch_size",
+            ) from error
+    except RunFailed as error:
+        if processes.is_first():
+            record_failure(run_dir, config, error)
+        raise
 
 
 def _restore(run: OpenRun) -> tuple[TrainState, Any, Counters]:
@@ -184,6 +214,7 @@ def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Co
         stop, stop_asked = stop_asked(), processes.anywhere(run.asked)
         if due_log or due_validation or due_save or stop:
             meter.fetch(keep=0)
+        meter.check_time(step)
 
         # Log.
         if due_log:
@@ -261,6 +292,20 @@ class _Meter:
             self._counters.step_seconds.append(took)
             for name, value in (("loss", loss), ("correct", correct), ("steps", 1)):
                 self._counters.window[name] += value
+
+    def check_time(self, step: int) -> None:
+        """Stops a run whose remaining steps, at the median of the latest ones, exceed its time limit."""
+        limit, steps, settings = self._run.time_limit, self._counters.step_seconds, self._run.config.settings
+        if limit is None or len(steps) < min(JUDGED, settings.log_every):
+            return
+        left = settings.num_steps - step
+        needed = self._counters.seconds + left * statistics.median(steps)
+        if needed > limit:
+            raise TooSlow(
+                f"The run in {self._run.run_dir} would train for {duration(needed)}; the limit is"
+                f" {duration(limit)}. It stopped at step {step:,}; a step takes"
+                f" {duration(statistics.median(steps))}."
+            )
 
     def resume(self) -> None:
         """Restarts the clock after work that is not part of a step."""

@@ -17,7 +17,7 @@ from lra_tasks.data.batches import padded_sizes, training_batches
 from lra_tasks.data.dataset import Dataset, open_dataset
 from lra_tasks.data.location import DatasetDir
 from lra_tasks.data.prepare import prepare
-from lra_tasks.errors import UsageError
+from lra_tasks.errors import OutOfMemory, UsageError
 from lra_tasks.files import locked, writing
 from lra_tasks.model.mixers import get_mixer
 from lra_tasks.model.padding import reads_padding
@@ -53,6 +53,7 @@ class OpenRun:
       metrics: Rows of metrics of the run.
       asked: List that receives an entry when the user asks the run to stop.
       reads_padding: Whether the content of padding changes the mixer's results.
+      time_limit: Longest time of training steps and validations in seconds; None for no limit.
       progress: Display of the progress.
     """
 
@@ -69,6 +70,7 @@ class OpenRun:
     metrics: Metrics
     asked: list[int]
     reads_padding: bool
+    time_limit: float | None
     progress: Progress
 
     @property
@@ -114,6 +116,7 @@ def open_run(
     data_dir: str | os.PathLike[str] | None,
     mesh: Mapping[str, int] | str | None,
     tensorboard: bool,
+    time_limit: float | None,
     progress: Progress,
 ) -> Iterator[OpenRun]:
     """Opens data, compiled step, folder, checkpoints and signals; arguments and errors as in `train`."""
@@ -189,6 +192,7 @@ def open_run(
             metrics=held.enter_context(contextlib.closing(metrics)),
             asked=held.enter_context(asked_to_end()),
             reads_padding=padding,
+            time_limit=time_limit,
             progress=progress,
         )
 
@@ -206,7 +210,7 @@ def _check_memory(compiled: jax.stages.Compiled, config: Config) -> None:
     """Refuses a step that needs more memory than is free."""
     (_, needed), free = memory_bytes(compiled), free_bytes()
     if free is not None and needed > free:
-        raise UsageError(
+        raise OutOfMemory(
             f"A training step of {config.task} with {config.mixer_name} needs {needed / 1e9:,.1f} GB of"
             f" memory beside its parameters; {free / 1e9:,.1f} GB are free. Reduce batch_size, or length"
             " where the task allows it.",

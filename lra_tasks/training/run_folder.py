@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks.config import Config, differences, read_config, to_json
-from lra_tasks.errors import UsageError
+from lra_tasks.errors import RunFailed, UsageError
 from lra_tasks.files import folder_problem, is_added, replace, write_json
 from lra_tasks.training.jax_settings import differing, numerics
 from lra_tasks.training.metrics import environment
 
 LOCK = ".lock"
+FAILURE = "failure.json"  # the reason why the run could not finish; `claim` removes it
 BEFORE = {LOCK, "config.json.new"}  # files that a killed process may leave in a folder without a run
 
 
@@ -70,9 +71,27 @@ def claim(run_dir: Path, config: Config, origin: dict[str, Any]) -> None:
     """Writes the first files of a run; the configuration comes first and marks the folder as this run's."""
     with unwritable(run_dir):
         replace(run_dir / "config.json", to_json(config))
+        (run_dir / FAILURE).unlink(missing_ok=True)
         write_json(run_dir / "data.json", origin)
         write_json(run_dir / "env.json", environment())
         (run_dir / "checkpoints").mkdir(exist_ok=True)
+
+
+def record_failure(run_dir: Path, config: Config, error: RunFailed) -> None:
+    """Writes why a run could not finish, for reports; a run that did not begin gets its configuration too."""
+    with unwritable(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if not (run_dir / "config.json").is_file():
+            replace(run_dir / "config.json", to_json(config))
+        write_json(run_dir / FAILURE, {"reason": error.reason, "message": str(error)})
+
+
+def read_failure(run_dir: Path) -> dict[str, str]:
+    """Returns the reason and the message of a run that could not finish; empty for other runs."""
+    path = run_dir / FAILURE
+    if not path.is_file() or (run_dir / "summary.json").is_file():
+        return {}
+    return json.loads(path.read_text())
 
 
 @contextlib.contextmanager
