@@ -11,6 +11,7 @@ The main commands of `lra` are functions here:
     summary = lra_tasks.train(config, "runs/mine")
     model, config, task = lra_tasks.restore("runs/mine")
     report = lra_tasks.compare("listops", ["hrr", "softmax", "none"], settings, "runs/quick")
+    grid = lra_tasks.report_grid(["runs/quick", "runs/image"])
 """
 
 import importlib
@@ -22,15 +23,16 @@ from lra_tasks.presets import preset
 from lra_tasks.tasks import get_task
 
 if TYPE_CHECKING:
-    from lra_tasks.comparison import compare
+    from lra_tasks.comparison import compare, compare_tasks
     from lra_tasks.data.dataset import load
     from lra_tasks.data.prepare import Outcome, prepare, prepare_all
     from lra_tasks.data.verify import Finding, check
     from lra_tasks.model.encoder import Classifier
     from lra_tasks.model.mixers import Mixer, MixerSpec
     from lra_tasks.progress import Progress
+    from lra_tasks.reporting.grid import Grid
     from lra_tasks.reporting.history import PastRun, runs
-    from lra_tasks.reporting.report import report
+    from lra_tasks.reporting.report import report, report_grid
     from lra_tasks.reporting.results import Report
     from lra_tasks.training.evaluate import evaluate, restore
     from lra_tasks.training.loop import train
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Classifier": "model.encoder",
     "Finding": "data.verify",
+    "Grid": "reporting.grid",
     "Mixer": "model.mixers",
     "MixerSpec": "model.mixers",
     "Outcome": "data.prepare",
@@ -47,11 +50,13 @@ _HOMES = {
     "Report": "reporting.results",
     "check": "data.verify",
     "compare": "comparison",
+    "compare_tasks": "comparison",
     "evaluate": "training.evaluate",
     "load": "data.dataset",
     "prepare": "data.prepare",
     "prepare_all": "data.prepare",
     "report": "reporting.report",
+    "report_grid": "reporting.report",
     "restore": "training.evaluate",
     "runs": "reporting.history",
     "train": "training.loop",
@@ -61,6 +66,7 @@ __all__ = [
     "Classifier",
     "Config",
     "Finding",
+    "Grid",
     "Interrupted",
     "MissingData",
     "Mixer",
@@ -75,6 +81,7 @@ __all__ = [
     "UsageError",
     "check",
     "compare",
+    "compare_tasks",
     "evaluate",
     "get_task",
     "load",
@@ -82,6 +89,7 @@ __all__ = [
     "prepare_all",
     "preset",
     "report",
+    "report_grid",
     "restore",
     "runs",
     "train",

@@ -48,8 +48,8 @@ def compare(
     that the same call after a kill produces the same table. A missing dataset is prepared first.
 
     A run that cannot finish (its loss is not finite, it does not fit into memory, it would exceed the time
-    limit) is a cell of the table with the reason, and the others go on. Repeated, one whose loss was not
-    finite is not tried again; delete its folder for that.
+    limit) is a cell of the table with the reason, and the next one begins. If the call is repeated, a run
+    whose loss was not finite is not tried again; delete its folder for that.
 
     With `rates`, every mixer is first trained at every learning rate with the first seed. The best validation
     accuracy chooses the mixer's rate, the first of equal ones, and the other seeds use it. A rate at which
@@ -328,9 +328,10 @@ def _choose_rate(plan: _Plan, mixer: str, run: Callable[[Config], dict[str, Any]
     others = [trial for trial in others if trial.mixer != mixer]
     trials: list[Trial] = []
     for rate in plan.rates:
-        summary = run(plan.configure(mixer, plan.seeds[0], rate)) or {}
-        accuracy, seconds = (summary.get(name) for name in ("validation_accuracy", "seconds"))
-        trials.append(Trial(mixer, rate, plan.seeds[0], accuracy, seconds))
+        config = plan.configure(mixer, plan.seeds[0], rate)
+        summary, reason = run(config), read_failure(plan.place(config)).get("reason", "")
+        accuracy, seconds = ((summary or {}).get(name) for name in ("validation_accuracy", "seconds"))
+        trials.append(Trial(mixer, rate, plan.seeds[0], accuracy, seconds, reason))
     write_json(path, [dataclasses.asdict(trial) for trial in others + trials])
     chosen = best(trials)
     return chosen and chosen.rate

@@ -52,8 +52,14 @@ class Comparison:
         tried = json.loads((folder / TRIALS).read_text()) if (folder / TRIALS).is_file() else []
         return cls(folder, tuple(ended), tuple(Trial(**fields) for fields in tried))
 
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return read_config(self.run_dirs[0]).task
+
+    @property
     def title(self) -> str:
-        """Returns the name of the task, with the variant where that is another task."""
+        """The name of the task, with the variant where that is another task."""
         config = read_config(self.run_dirs[0])
         return get_task(config.task).title(config.settings.variant)
 
@@ -144,8 +150,9 @@ def _check_alike(run_dirs: Sequence[Path], chosen: set[str]) -> None:
                 " another folder."
             )
         seen[run] = run_dir
-        if (run_dir / "data.json").is_file():  # a run that could not begin has none
-            trained_on.setdefault(json.loads((run_dir / "data.json").read_text())["identity"], run_dir)
+        if (run_dir / "summary.json").is_file():
+            summary = json.loads((run_dir / "summary.json").read_text())
+            trained_on.setdefault(summary["data"]["identity"], run_dir)
     if len(trained_on) > 1:
         one, other, *_ = trained_on.values()
         raise UsageError(

@@ -15,8 +15,9 @@ from lra_tasks.presets import preset_of
 from lra_tasks.progress import duration
 from lra_tasks.tasks import get_task
 from lra_tasks.training.metrics import Metrics
+from lra_tasks.training.run_folder import read_failure
 
-State = Literal["finished", "running", "resumable", "unreadable"]
+State = Literal["finished", "running", "resumable", "failed", "unreadable"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PastRun:
     Attributes:
       folder: Folder of the run.
       state: "finished"; "running" if a process of this machine trains it; "resumable" if the command that
-        began it resumes it; "unreadable" if its files are damaged.
+        began it resumes it; "failed" if it could not finish; "unreadable" if its files are damaged.
       changed: Time of the last change of its files.
       config: Configuration; None if unreadable.
       preset: Name of the preset with exactly these settings, or None.
@@ -34,7 +35,7 @@ class PastRun:
       test_accuracy: Test accuracy in percent; None if not finished.
       validation_accuracy: Best validation accuracy so far in percent; None before the first validation.
       seconds: Time in training steps and validations; None before the first validation.
-      problem: The reason why it is unreadable.
+      problem: The reason why it failed or is unreadable.
     """
 
     folder: Path
@@ -197,7 +198,15 @@ def _read(folder: Path) -> PastRun:
             return PastRun(
                 folder, "running", changed, step=max((row["step"] for row in rows), default=0), **known
             )
-        return PastRun(folder, "resumable", changed, step=saved, **known)
+        failure = read_failure(folder)
+        return PastRun(
+            folder,
+            "failed" if failure else "resumable",
+            changed,
+            step=saved,
+            problem=failure.get("message", ""),
+            **known,
+        )
     except (UsageError, OSError, ValueError, KeyError, TypeError) as error:  # errors of damaged files
         return PastRun(folder, "unreadable", changed, problem=str(error) or repr(error))
 

@@ -79,14 +79,12 @@ def report_grid(
         seed, or in their data.
     """
     places = [_existing(folder) for folder in folders]
-    tasks: dict[str, list[Comparison]] = {}
-    for place in places:
-        for found in _comparisons(place):
-            tasks.setdefault(found.title(), []).append(found)
-    known = {name: number for number, name in enumerate(TASKS)}
+    columns: dict[str, list[Comparison]] = {}
+    for found in sorted((each for place in places for each in _comparisons(place)), key=_column):
+        columns.setdefault(found.title, []).append(found)
     reports: list[Report] = []
     unfinished = dict(missing or {})
-    for title, comparisons in sorted(tasks.items(), key=lambda each: known.get(each[0], len(known))):
+    for title, comparisons in columns.items():
         run_dirs = [run_dir for found in comparisons for run_dir in found.run_dirs]
         if any((run_dir / "summary.json").is_file() for run_dir in run_dirs):
             reports.append(collect(comparisons, None, data_dir, progress or Silent()))
@@ -128,6 +126,12 @@ def _comparisons(folder: Path) -> Iterator[Comparison]:
     for path in sorted(folder.glob("*/")):
         if not (path / "config.json").is_file():  # the checkpoints of a run are many folders
             yield from _comparisons(path)
+
+
+def _column(found: Comparison) -> int:
+    """Returns the place of a task among the columns: the arena's order, then tasks of the user's own."""
+    names = [*TASKS]
+    return names.index(found.task) if found.task in names else len(names)
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:

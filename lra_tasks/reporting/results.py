@@ -138,8 +138,9 @@ class Trial:
       mixer: Name of the mixer.
       rate: Learning rate.
       seed: Seed of the run.
-      validation_accuracy: Best validation accuracy in percent; None if the loss became infinite or NaN.
+      validation_accuracy: Best validation accuracy in percent; None if the run could not finish.
       seconds: Time of training steps and validations; None without an accuracy.
+      reason: Reason why the run could not finish: "diverged" for example.
     """
 
     mixer: str
@@ -147,10 +148,11 @@ class Trial:
     seed: int
     validation_accuracy: float | None
     seconds: float | None
+    reason: str = "diverged"
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """Returns the trial with the best validation accuracy, the first of equal ones; None if all diverged."""
+    """Returns the trial with the best validation accuracy, the first of equal ones; None if none finished."""
     finished = [trial for trial in trials if trial.validation_accuracy is not None]
     return max(finished, key=lambda trial: trial.validation_accuracy or 0.0, default=None)
 
@@ -288,7 +290,7 @@ class Report:
 def _accuracy(trial: Trial | None) -> str:
     if trial is None:
         return "-"
-    return "diverged" if trial.validation_accuracy is None else f"{trial.validation_accuracy:.2f}"
+    return trial.reason if trial.validation_accuracy is None else f"{trial.validation_accuracy:.2f}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

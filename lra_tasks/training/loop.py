@@ -152,7 +152,7 @@ def train(
 
 @contextlib.contextmanager
 def _recorded(config: Config, run_dir: Path) -> Iterator[None]:
-    """Writes why a run could not finish into its folder, before the error goes on."""
+    """Writes the reason into the folder of a run that cannot finish, and raises its error again."""
     try:
         try:
             yield

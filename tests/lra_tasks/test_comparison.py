@@ -29,6 +29,7 @@ from lra_tasks.reporting import plots
 from lra_tasks.reporting.style import colors
 from lra_tasks.tasks import get_task
 from lra_tasks.tasks.listops import task as listops
+from lra_tasks.training.run_folder import record_failure
 
 FILES = ("report.md", "report.csv", "report.json", "report.png")
 
@@ -384,7 +385,9 @@ def compare_rates(smoke_race, smoke_data, monkeypatch):
         rate = config.settings.optimizer.learning_rate
         trained.append((config.mixer, rate, config.seed))
         if rate == RATES[2]:
-            raise Diverged("The loss of step 1 is nan.")
+            error = Diverged("The loss of step 1 is nan.")
+            record_failure(run_dir, config, error)
+            raise error
         source = smoke_race / f"{config.mixer}-seed{config.seed}"
         shutil.copytree(source, run_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
         (run_dir / "config.json").write_text(to_json(config))
@@ -407,7 +410,7 @@ def compare_rates(smoke_race, smoke_data, monkeypatch):
 def test_the_best_rate_on_validation_is_the_rate_of_all_seeds(compare_rates, tmp_path):
     result, trained = compare_rates(tmp_path / "race")
     tried = [(mixer, rate, 1) for mixer in ("none", "hrr") for rate in RATES]
-    chosen = [("none", 0.01, 1), ("none", 0.01, 0), ("hrr", 0.1, 1), ("hrr", 0.1, 0)]  # the first of equals
+    chosen = [("none", 0.01, 1), ("hrr", 0.1, 1), ("none", 0.01, 0), ("hrr", 0.1, 0)]  # the first of equals
     assert trained == [*tried, *chosen]
     assert [(row.mixer, [run.seed for run in row.runs]) for row in result.rows] == [
         ("none", [1, 0]),
@@ -438,7 +441,7 @@ def test_comparisons_with_and_without_rates_do_not_share_a_folder(compare_rates,
 
 def test_a_mixer_that_diverges_at_every_rate_is_reported(smoke_data, tmp_path):
     settings = arena.change(num_steps=3, optimizer={"warmup_steps": 0, "clip_norm": None}).settings
-    message = r"rates must include one at which none does not diverge; got 1e\+30\. Try lower ones"
+    message = r"No run could finish\. .*rates/1e\+30/none-seed0: The loss of step 2 is nan"
     with pytest.raises(UsageError, match=message):
         compare("listops", ["none"], settings, tmp_path / "race", rates=[1e30], data_dir=smoke_data)
 

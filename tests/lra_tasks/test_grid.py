@@ -1,0 +1,208 @@
+"""Comparisons on several tasks: their tables, runs that cannot finish, and one command per run."""
+
+import csv
+import dataclasses
+import io
+import json
+import shlex
+import shutil
+
+import pytest
+from helpers import arena
+
+from lra_tasks import UsageError, compare, compare_tasks, preset, report_grid, train
+from lra_tasks.cli.main import main
+from lra_tasks.comparison import commands
+from lra_tasks.errors import OutOfMemory, TooSlow
+from lra_tasks.reporting.grid import Grid
+from lra_tasks.reporting.history import runs
+from lra_tasks.reporting.results import Failure, Report, Row, Run
+from lra_tasks.training import preflight
+
+NONE = dataclasses.replace(arena.CONFIG, mixer="none")
+ORDER = preset("order", "smoke")
+
+
+def row(mixer, *accuracies, speed=10.0):
+    made = [Run(seed, value, speed, 1.0, ((1, value, 1.0),), 1) for seed, value in enumerate(accuracies)]
+    return Row(mixer, tuple(made), num_parameters=100, peak_bytes=int(1e6 * speed))
+
+
+def column(title, *rows, failures=(), baselines=None):
+    rules = {"chance": 10.0} if baselines is None else baselines
+    task = title.partition("/")[0]
+    return Report(task, title, rows, rules, 100, (), {}, {}, failures=failures, num_steps=1)
+
+
+SLOW = Failure("softmax", 0, "too slow", "A step takes 10 s.")
+GRID = Grid(
+    (
+        column("listops", row("none", 30.0, 32.0), row("hrr_1", 40.0, speed=5.0), failures=(SLOW,)),
+        column("image", row("none", 20.0), row("softmax", 44.0, speed=2.0), baselines={}),
+        column("pathx", row("none", 50.0)),
+        column("recall", row("none", 12.0), row("hrr_1", 13.0, speed=20.0)),
+    ),
+    {"text": "Text is not prepared."},
+)
+
+
+def test_a_cell_has_mean_deviation_and_seeds_or_the_reason():
+    cells = {name: cells for name, *cells in GRID.cells()}
+    assert GRID.header()[:5] == ("mixer", "listops", "image", "pathx", "recall")
+    assert [*cells] == ["none", "hrr_1", "softmax"]
+    assert cells["none"][:4] == ["31.00 ± 1.41 (2)", "20.00", "50.00", "12.00"]
+    assert cells["hrr_1"][:4] == ["40.00", "-", "-", "13.00"]
+    assert cells["softmax"][:4] == ["too slow", "44.00", "-", "-"]
+    assert GRID.simple_rules()[:5] == ("best simple rule", "10.00", "-", "10.00", "10.00")
+
+
+def test_means_are_over_the_tasks_of_the_arena_that_a_mixer_finished():
+    assert GRID.header()[5:7] == ("mean", "mean with pathx")
+    assert GRID.mean("none", pathx=False) == (31.0 + 20.0) / 2  # without recall
+    assert GRID.mean("none", pathx=True) == pytest.approx((31.0 + 20.0 + 50.0) / 3)
+    assert GRID.mean("hrr_1", pathx=False) is None
+    assert Grid(GRID.reports[:1]).header() == ("mixer", "listops", "speed ×", "memory ×")
+
+
+def test_speed_is_relative_to_softmax_or_else_to_the_first_mixer():
+    assert GRID.relative("none", lambda each: each.examples_per_second) == [1.0, 5.0, 1.0, 1.0]
+    assert GRID.relative("hrr_1", lambda each: each.examples_per_second) == [0.5, 2.0]
+    assert GRID.cells()[0][-2:] == ("1.0 [1.0, 4.0]", "1.0 [1.0, 4.0]")
+
+
+def test_published_rows_have_a_mean_where_every_task_is_published():
+    rows = {name: cells for name, *cells in GRID.published()}
+    assert rows["S5"][:6] == ["62.15", "88.00", "98.58", "-", "75.08", f"{(62.15 + 88 + 98.58) / 3:.2f}"]
+    assert rows["Transformer"][:6] == ["36.37", "42.44", "-", "-", f"{(36.37 + 42.44) / 2:.2f}", "-"]
+    assert Grid(GRID.reports[3:]).published() == []
+
+
+def test_every_format_has_every_run():
+    lines = [*csv.DictReader(io.StringIO(GRID.csv()))]
+    assert len(lines) == 8
+    assert [line["task"] for line in lines[:3]] == ["listops"] * 3
+    assert float(lines[1]["test_accuracy"]) == 32.0
+    text = GRID.markdown()
+    assert "| none | 31.00 ± 1.41 (2) | 20.00 | 50.00 | 12.00 |" in text
+    assert "listops, softmax, seed 0: A step takes 10 s." in text
+    assert "text was not run. Text is not prepared." in text
+    assert Grid.from_json(json.loads(json.dumps(GRID.json()))) == GRID
+
+
+def test_latex_is_escaped_and_the_best_is_bold():
+    text = GRID.latex()
+    assert r"hrr\_1 & \textbf{40.00} & - & - & \textbf{13.00}" in text
+    assert r"none & 31.00 $\pm$ 1.41 (2) & 20.00 & \textbf{50.00} & 12.00" in text
+    assert text.count("&") == 8 * 5  # nine columns: head, three mixers, simple rules
+
+
+def test_a_run_over_its_time_limit_stops_and_resumes_without_it(smoke_data, tmp_path):
+    with pytest.raises(TooSlow, match=r"would train for .*; the limit is 0\.0 s\. It stopped at step 4"):
+        train(NONE, tmp_path / "run", data_dir=smoke_data, time_limit=1e-9)
+    (found,) = runs(tmp_path)
+    assert (found.state, found.problem.startswith("The run in")) == ("failed", True)
+    assert train(NONE, tmp_path / "run", data_dir=smoke_data, time_limit=1e9)["test_accuracy"] > 0
+    assert not (tmp_path / "run" / "failure.json").exists()
+
+
+def test_runs_that_cannot_finish_are_cells(smoke_data, tmp_path, monkeypatch):
+    settings = arena.change(num_steps=2, eval_every=2).settings
+    whole = preflight._check_memory
+
+    def scarce(compiled, config):
+        if config.mixer == "hrr":
+            raise OutOfMemory("It needs 9 GB.")
+        whole(compiled, config)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preflight, "_check_memory", scarce)
+        result = compare("listops", ["hrr", "none"], settings, tmp_path, data_dir=smoke_data)
+    assert [each.mixer for each in result.rows] == ["none"]
+    assert result.failures == (Failure("hrr", 0, "out of memory", "It needs 9 GB."),)
+    assert result.cells()[1][:3] == ("hrr", "0", "out of memory")
+    assert "| hrr | 0 | out of memory |" in (tmp_path / "report.md").read_text()
+    again = compare("listops", ["hrr", "none"], settings, tmp_path, data_dir=smoke_data)
+    assert ([each.mixer for each in again.rows], again.failures) == (["hrr", "none"], ())
+
+
+@pytest.fixture
+def two_tasks(smoke_race, smoke_data, tmp_path):
+    """A grid with ListOps, copied, and one trained run of the task order."""
+    shutil.copytree(smoke_race, tmp_path / "grid" / "listops_smoke")
+    settings = dataclasses.replace(ORDER, num_steps=2)
+    compare("order", ["none"], settings, tmp_path / "grid" / "order_smoke", data_dir=smoke_data)
+    return tmp_path / "grid"
+
+
+def test_a_grid_resumes_and_has_one_column_per_task(two_tasks, smoke_data):
+    tasks = [
+        ("order", dataclasses.replace(ORDER, num_steps=2)),
+        ("listops", dataclasses.replace(arena.SMOKE, save_every=2)),
+    ]
+    before = {path: path.stat().st_mtime_ns for path in two_tasks.rglob("summary.json")}
+    grid = compare_tasks(tasks, ["none"], two_tasks, data_dir=smoke_data)
+    assert grid.titles == ("listops/smoke", "order/smoke")
+    assert {path: path.stat().st_mtime_ns for path in two_tasks.rglob("summary.json")} == before
+    assert [len(each.rows[0].runs) for each in grid.reports] == [2, 1]
+    for name in ("report.md", "report.csv", "report.tex", "report.json"):
+        assert (two_tasks / name).is_file()
+    with pytest.raises(UsageError, match="tasks must name every task once; got order/smoke twice"):
+        compare_tasks([tasks[0], tasks[0]], ["none"], two_tasks, data_dir=smoke_data)
+
+
+def test_a_task_without_data_is_refused_or_left_out(smoke_data, tmp_path):
+    tasks = [("text", preset("text", "smoke"))]
+    with pytest.raises(UsageError, match="aclImdb"):
+        compare_tasks(tasks, ["none"], tmp_path / "runs", data_dir=tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"No task has its data\. .*aclImdb"):
+        compare_tasks(tasks, ["none"], tmp_path / "runs", data_dir=tmp_path / "empty", skip_missing=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_of_several_machines_become_one_table(two_tasks, smoke_data, tmp_path):
+    other = tmp_path / "other" / "listops_smoke"
+    other.mkdir(parents=True)
+    shutil.move(two_tasks / "listops_smoke" / "hrr-seed1", other)
+    grid = report_grid([two_tasks, tmp_path / "other"], output=tmp_path / "all", data_dir=smoke_data)
+    assert [(each.mixer, len(each.runs)) for each in grid.reports[0].rows] == [("hrr", 2), ("none", 2)]
+    assert (tmp_path / "all" / "report.md").is_file()
+    shutil.copytree(other / "hrr-seed1", two_tasks / "listops_smoke" / "hrr-seed1")
+    with pytest.raises(UsageError, match=r"are the same run: hrr, seed 1\. Move one"):
+        report_grid([two_tasks, tmp_path / "other"], data_dir=smoke_data)
+
+
+def test_each_unfinished_run_is_a_command(smoke_race, smoke_data, tmp_path, monkeypatch):
+    settings = dataclasses.replace(arena.SMOKE, save_every=2)
+    shutil.copytree(smoke_race, tmp_path / "race")
+    options = ["--data-dir", str(smoke_data)]
+    lines = commands("listops", ["hrr", "none"], settings, tmp_path / "race", seeds=[1, 2], options=options)
+    places = [str(tmp_path / "race" / f"{mixer}-seed2") for mixer in ("hrr", "none")]
+    assert [shlex.split(line) for line in lines] == [
+        ["lra", "train", "--from", place, "--run-dir", place, *options] for place in places
+    ]
+    trained = []
+    monkeypatch.setattr("lra_tasks.training.loop.train", lambda config, run_dir, **_: trained.append(config))
+    with pytest.raises(TypeError):  # the summary that this stand-in lacks
+        main(shlex.split(lines[1])[1:])
+    assert (trained[0].mixer, trained[0].seed, trained[0].settings) == ("none", 2, settings)
+
+
+def test_the_command_line_gives_each_task_its_own_settings(monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "lra_tasks.comparison.compare_tasks",
+        lambda tasks, *rest, **options: asked.append((tasks, rest, options)),
+    )
+    monkeypatch.setattr("lra_tasks.cli.commands.print_grid", lambda *_: None)
+    main(["compare", "listops,image", "--num-steps", "7", "--mixers", "none", "all", "--time-limit", "60"])
+    ((tasks, (mixers, folder), options),) = asked
+    assert [(name, each.length, each.num_steps) for name, each in tasks] == [
+        ("listops", 2000, 7),
+        ("image", 1024, 7),
+    ]
+    assert (mixers[0], "softmax" in mixers, folder.name) == ("none", True, "listops+image-quick-num_steps=7")
+    assert (options["time_limit"], options["skip_missing"]) == (60.0, False)
+    main(["compare", "all", "--preset", "smoke"])
+    tasks, (_, folder), options = asked[1]
+    assert ([name for name, _ in tasks][::5], folder.name) == (["listops", "pathx"], "all-smoke")
+    assert options["skip_missing"] is True
