@@ -79,12 +79,18 @@ def with_unit(value: float, unit: str) -> str:
     return f"{value:,.4g} {unit}".rstrip()
 
 
-def plain_ticks(axis: Any, unit: str = "") -> None:
-    """Labels a logarithmic axis with few numbers such as 10 ms, the fewer the wider its range."""
+def plain_ticks(axis: Any, unit: str = "", widest: float = 300) -> None:
+    """Labels a logarithmic axis with few numbers such as 10 ms, the fewer the wider its range.
+
+    Args:
+      axis: Axis of matplotlib.
+      unit: Unit of `with_unit`.
+      widest: Ratio of the ends from which on only powers of ten have a label; less for a narrow picture.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
-    some = LogLocator(10, subs=(1, 2, 5) if high / low < 300 else (1,), numticks=12)
+    some = LogLocator(10, subs=(1, 2, 5) if high / low < widest else (1,), numticks=12)
     axis.set_major_locator(MaxNLocator(4) if high / low < 5 else some)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, unit)))
