@@ -101,12 +101,15 @@ def draw_grid(grid: Grid, path: Path) -> None:
                 named = textwrap.fill(f"{score:.2f} %: {rule}", 34)
                 axes.set_xlabel(named, color=RULE, fontsize=9, loc="left")
             axes.margins(x=0.12)
-        _plot_speed(panels[len(grid.reports)], grid, mixers, color)
-        for axes in panels[len(grid.reports) + 1 :]:
+        if grid.bases:
+            _plot_speed(panels[len(grid.reports)], grid, mixers, color)
+        for axes in panels[len(grid.reports) + bool(grid.bases) :]:
             axes.axis("off")
         _name_rows(panels[0], mixers)
         bar = " ± standard deviation over seeds" if several else " ± one standard error of the test set"
         title = f"Test accuracy, %: mean{bar}; dashed: the best simple rule, named below"
+        layout: Any = figure.get_layout_engine()
+        layout.set(wspace=0.05)
         figure.suptitle(textwrap.fill(title, 27 * across), x=0.01, ha="left", fontsize=11)
         figure.savefig(path, dpi=130, metadata=METADATA.get(path.suffix.lower()))
 

@@ -55,6 +55,26 @@ def colors(names: Iterable[str]) -> dict[str, str]:
     return {name: FIXED[name] if name in FIXED else next(others) for name in names}
 
 
+def on_dark(color: str) -> str:
+    """Returns a color for a dark page: mixed with white until its contrast to the page is 3 or more.
+
+    >>> on_dark("#0072B2"), on_dark("#004B75"), on_dark("#000000")
+    ('#0072b2', '#2d6b8e', '#ffffff')
+    """
+    if color == BLACK:
+        return "#ffffff"
+    channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    for share in range(0, 100, 2):
+        mixed = [channel + (1 - channel) * share / 100 for channel in channels]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in mixed]
+        luminance = sum(
+            weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
+        )
+        if luminance >= 3 * 0.06 - 0.05:  # the page has a luminance of 0.01
+            return "#" + "".join(f"{round(255 * value):02x}" for value in mixed)
+    return "#ffffff"
+
+
 def short(length: int) -> str:
     """Returns a length for the head of a table or the tick of an axis.
 
