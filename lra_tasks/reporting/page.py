@@ -41,7 +41,7 @@ def write_page(grid: Grid, path: Path) -> None:
         "table": _table(grid),
         "notes": _list(grid.remarks()),
         "files": _files(grid),
-        "key": tag("ul", *(_key(grid, mixer) for mixer in grid.mixers), class_="key"),
+        "key": _key(grid),
         "speed": _panels([(speed_panel(grid, report), report, _rule(grid, report)) for report in finished]),
         "curves": _panels([(curve_panel(grid, report), report, "") for report in finished]),
         "tasks": Html("").join(_details(grid, report) for report in grid.reports),
@@ -89,12 +89,22 @@ def _rule(grid: Grid, report: Report) -> str:
     return f"dashed: {rule}, {report.baselines[rule]:.2f} %" if rule else ""
 
 
-def _key(grid: Grid, mixer: str, name: str = "li") -> Html:
-    """Returns the mark and the name of a mixer."""
+def _mark(grid: Grid, mixer: str) -> Html:
+    """Returns the mark of a mixer in all pictures."""
     number = grid.mixers.index(mixer)
-    style = f"color: var(--mixer-{number})"
-    mark = tag("span", GLYPHS[number % len(GLYPHS)], class_="mark", style=style, aria_hidden="true")
-    return tag(name, mark, tag("span", mixer), data_mixer=number)
+    mark = GLYPHS[number % len(GLYPHS)]
+    return tag("span", mark, class_="mark", style=f"color: var(--mixer-{number})", aria_hidden="true")
+
+
+def _key(grid: Grid) -> Html:
+    items = (
+        tag("li", _mark(grid, mixer), mixer, data_mixer=number) for number, mixer in enumerate(grid.mixers)
+    )
+    return tag("ul", *items, class_="key")
+
+
+def _head(name: str, *before: Html) -> Html:
+    return tag("th", *before, tag("span", name, class_="name"), scope="row")
 
 
 def _number(text: str) -> Html:
@@ -105,55 +115,51 @@ def _number(text: str) -> Html:
 
 def _table(grid: Grid) -> Html:
     """Returns the table of mixers × tasks, the simple rules and the published accuracies."""
-    header, best = grid.header(), [grid.best(report) for report in grid.reports]
     rows: list[Html] = []
-    for number, (mixer, *texts) in enumerate(grid.cells()):
-        cells = [
-            _cell(grid, mixer, report, text, best=winner == mixer)
-            for report, text, winner in zip(grid.reports, texts, best, strict=False)
-        ]
-        cells += [tag("td", _number(text)) for text in texts[len(cells) :]]
-        rows.append(tag("tr", _key_head(grid, mixer), *cells, data_mixer=number))
+    for mixer, *texts in grid.cells():
+        cells = [_cell(grid, mixer, *each) for each in zip(grid.reports, texts, strict=False)]
+        others = (tag("td", _number(text)) for text in texts[len(cells) :])
+        rows.append(tag("tr", _head(mixer, _mark(grid, mixer)), *cells, *others))
     name, *scores = grid.simple_rules()
-    rules = [grid.rule(report) for report in grid.reports]
-    cells = [
-        tag("td", score, tag("small", rule or "", class_="rule"))
+    rules = [grid.rule(report) or "" for report in grid.reports] + [""] * len(scores)
+    best = (
+        tag("td", score, tag("small", rule, class_="rule"))
         for score, rule in zip(scores, rules, strict=False)
-    ]
-    cells += [tag("td", score) for score in scores[len(cells) :]]
-    bodies = [
-        tag("tbody", *rows),
-        tag("tbody", tag("tr", tag("th", name, scope="row"), *cells), class_="rules"),
-    ]
+    )
+    bodies = [tag("tbody", *rows), tag("tbody", tag("tr", _head(name), *best), class_="rules")]
+    header = grid.header()
     if published := grid.published():
         words = "Published, not measured here (Tay et al. 2021 and later papers, full training)"
-        head = tag("th", tag("span", words), colspan=len(header), scope="rowgroup")
-        lines = (
-            tag("tr", tag("th", model, scope="row"), *(tag("td", score) for score in row))
-            for model, *row in published
-        )
-        bodies.append(tag("tbody", tag("tr", head), *lines, class_="published"))
-    heads = (tag("th", name, scope="col") for name in header)
-    caption = tag("caption", "Test accuracy in percent per mixer and task; bold: the best of a task")
-    return _box(tag("table", caption, tag("thead", tag("tr", *heads)), *bodies, id="grid"), "Results")
+        head = tag("th", tag("span", words, class_="wide"), colspan=len(header), scope="rowgroup")
+        bodies.append(tag("tbody", tag("tr", head), *map(_row, published), class_="published"))
+    return _box("Test accuracy in percent; bold: the best mixer of a task", header, bodies, id="grid")
 
 
-def _key_head(grid: Grid, mixer: str) -> Html:
-    return Html(_key(grid, mixer, "th").replace("<th", '<th scope="row"', 1))
+def _row(texts: Sequence[str]) -> Html:
+    return tag("tr", _head(texts[0]), *(tag("td", text) for text in texts[1:]))
 
 
-def _cell(grid: Grid, mixer: str, report: Report, text: str, *, best: bool) -> Html:
+def _box(caption: str, header: Sequence[str], bodies: Sequence[Html], **attributes: str) -> Html:
+    """Returns a table in a box that scrolls sideways."""
+    heads = tag("tr", *(tag("th", name, scope="col") for name in header))
+    title = tag("caption", tag("span", caption, class_="wide"))
+    table = tag("table", title, tag("thead", heads), *bodies, **attributes)
+    return tag("div", table, class_="box", tabindex=0, role="region", aria_label=caption)
+
+
+def _plain(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+    return _box(caption, header, [tag("tbody", *map(_row, rows))])
+
+
+def _cell(grid: Grid, mixer: str, report: Report, text: str) -> Html:
     """Returns the cell of a mixer on a task, with the messages of its failures as tooltip."""
     failures = [failure for failure in report.failures if failure.mixer == mixer]
     told = "\n".join(f"seed {failure.seed}: {failure.message}" for failure in failures) or None
     if grid.row(mixer, report) is None:
         return tag("td", text, class_="none", title=told)
     partly = tag("small", report.reasons(mixer), class_="rule") if failures else ""
-    return tag("td", tag("strong", _number(text)) if best else _number(text), partly, title=told)
-
-
-def _box(table: Html, label: str) -> Html:
-    return tag("div", table, class_="box", tabindex=0, role="region", aria_label=label)
+    number = tag("strong", _number(text)) if grid.best(report) == mixer else _number(text)
+    return tag("td", number, partly, title=told)
 
 
 def _panels(pictures: Sequence[tuple[str, Report, str]]) -> Html:
@@ -164,14 +170,6 @@ def _panels(pictures: Sequence[tuple[str, Report, str]]) -> Html:
     return tag("div", *figures, class_="panels")
 
 
-def _plain_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    body = (
-        tag("tr", tag("th", name, scope="row"), *(tag("td", cell) for cell in cells)) for name, *cells in rows
-    )
-    heads = tag("tr", *(tag("th", name, scope="col") for name in header))
-    return _box(tag("table", tag("caption", caption), tag("thead", heads), tag("tbody", *body)), caption)
-
-
 def _details(grid: Grid, report: Report) -> Html:
     """Returns everything on one task, folded."""
     finished = {row.mixer: row for row in report.rows}
@@ -180,12 +178,12 @@ def _details(grid: Grid, report: Report) -> Html:
         for mixer, row in finished.items()
     }
     rows = [(*cells, steps.get(cells[0], "-")) for cells in report.cells()]
-    parts = [_plain_table(f"{report.title}, one row per mixer", (*COLUMNS, "best step per seed"), rows)]
+    parts = [_plain(f"{report.title}, one row per mixer", (*COLUMNS, "best step per seed"), rows)]
     if report.trials:
-        parts.append(_plain_table("Validation accuracy per learning rate", *report.rate_cells()))
+        parts.append(_plain("Validation accuracy per learning rate", *report.rate_cells()))
     if report.baselines:
         scores = [(name, f"{score:.2f}") for name, score in report.baselines.items()]
-        parts.append(_plain_table("Simple rules, on the same test split", ("rule", "accuracy, %"), scores))
+        parts.append(_plain("Simple rules, on the same test split", ("rule", "accuracy, %"), scores))
     if report.failures:
         texts = [f"{each.mixer}, seed {each.seed}, {each.reason}: {each.message}" for each in report.failures]
         parts += [tag("h3", "Runs that could not finish"), Html(_list(texts))]
@@ -193,7 +191,7 @@ def _details(grid: Grid, report: Report) -> Html:
     environment = [(name, _text(value)) for name, value in report.environment.items()]
     environment += [(f"data, {name}", _text(value)) for name, value in report.data.items()]
     if environment:
-        parts.append(_plain_table("Environment of the first run, and data", ("name", "value"), environment))
+        parts.append(_plain("Environment of the first run, and data", ("name", "value"), environment))
     best = grid.best(report)
     words = f"best: {best}, {grid.accuracy(best, report)}" if best else "no finished run"
     head = tag("summary", tag("h3", report.title), " ", tag("small", words))

@@ -68,10 +68,10 @@ def curve_panel(grid: Grid, report: Report) -> str:
         for row in report.rows:
             number = grid.mixers.index(row.mixer)
             style: Any = {"color": color[row.mixer], "linewidth": 1.2, "markersize": 5}
-            for run in row.runs:
-                accuracies, seconds = ([point[index] for point in run.curve] for index in (1, 2))
-                best = [place for place, point in enumerate(run.curve) if point[0] == run.best_step]
-                marker = {"marker": MARKERS[number % len(MARKERS)], "markevery": best}
+            for run in (run for run in row.runs if run.curve):
+                steps, accuracies, seconds = zip(*run.curve, strict=True)
+                best = run.best_step if run.best_step in steps else steps[accuracies.index(max(accuracies))]
+                marker = {"marker": MARKERS[number % len(MARKERS)], "markevery": [steps.index(best)]}
                 (line,) = axes.plot(seconds, accuracies, **style, **marker)
                 line.set_gid(f"mixer-{number}")
         axes.set_xlabel("time of training and validation")
@@ -82,6 +82,7 @@ def curve_panel(grid: Grid, report: Report) -> str:
 def _svg(title: str, plot: Callable[[Any], None], grid: Grid, report: Report, unit: str = "") -> str:
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     text = StringIO()
     with matplotlib.rc_context(LOOK | {"svg.hashsalt": title}):
@@ -90,6 +91,7 @@ def _svg(title: str, plot: Callable[[Any], None], grid: Grid, report: Report, un
         plot(axes)
         axes.set_xscale("log")
         plain_ticks(axes.xaxis, unit, widest=60)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.set_ylabel("accuracy, %")
         metadata: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", metadata=metadata)

@@ -67,9 +67,7 @@ def on_dark(color: str) -> str:
     for share in range(0, 100, 2):
         mixed = [channel + (1 - channel) * share / 100 for channel in channels]
         linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in mixed]
-        luminance = sum(
-            weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
-        )
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
         if luminance >= 3 * 0.06 - 0.05:  # the page has a luminance of 0.01
             return "#" + "".join(f"{round(255 * value):02x}" for value in mixed)
     return "#ffffff"
