@@ -42,9 +42,9 @@ def write_page(grid: Grid, path: Path) -> None:
         "notes": _list(grid.remarks()),
         "files": _files(grid),
         "key": _key(grid),
-        "speed": _panels([(speed_panel(grid, report), report, _rule(grid, report)) for report in finished]),
-        "curves": _panels([(curve_panel(grid, report), report, "") for report in finished]),
-        "tasks": Html("").join(_details(grid, report) for report in grid.reports),
+        "speed": "".join(_figure(each, speed_panel(grid, each), _rule(grid, each)) for each in finished),
+        "curves": "".join(_figure(each, curve_panel(grid, each)) for each in finished),
+        "tasks": "".join(_details(grid, report) for report in grid.reports),
     }
     replace(path, Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts))
 
@@ -162,20 +162,16 @@ def _cell(grid: Grid, mixer: str, report: Report, text: str) -> Html:
     return tag("td", number, partly, title=told)
 
 
-def _panels(pictures: Sequence[tuple[str, Report, str]]) -> Html:
-    figures = (
-        tag("figure", tag("figcaption", tag("strong", report.title), " ", tag("small", words)), Html(svg))
-        for svg, report, words in pictures
-    )
-    return tag("div", *figures, class_="panels")
+def _figure(report: Report, svg: str, words: str = "") -> Html:
+    caption = tag("figcaption", tag("strong", report.title), " ", tag("small", words))
+    return tag("figure", caption, Html(svg))
 
 
 def _details(grid: Grid, report: Report) -> Html:
     """Returns everything on one task, folded."""
-    finished = {row.mixer: row for row in report.rows}
     steps = {
-        mixer: ", ".join("-" if run.best_step is None else f"{run.best_step:,}" for run in row.runs)
-        for mixer, row in finished.items()
+        row.mixer: ", ".join("-" if run.best_step is None else f"{run.best_step:,}" for run in row.runs)
+        for row in report.rows
     }
     rows = [(*cells, steps.get(cells[0], "-")) for cells in report.cells()]
     parts = [_plain(f"{report.title}, one row per mixer", (*COLUMNS, "best step per seed"), rows)]
@@ -188,10 +184,9 @@ def _details(grid: Grid, report: Report) -> Html:
         texts = [f"{each.mixer}, seed {each.seed}, {each.reason}: {each.message}" for each in report.failures]
         parts += [tag("h3", "Runs that could not finish"), Html(_list(texts))]
     parts += [tag("h3", "Notes"), Html(_list(report.notes))] if report.notes else []
-    environment = [(name, _text(value)) for name, value in report.environment.items()]
-    environment += [(f"data, {name}", _text(value)) for name, value in report.data.items()]
-    if environment:
-        parts.append(_plain("Environment of the first run, and data", ("name", "value"), environment))
+    for title, values in ("Environment of the first run", report.environment), ("Data", report.data):
+        terms = (tag("dt", name) + tag("dd", _text(value)) for name, value in values.items())
+        parts += [tag("h3", title), tag("dl", *map(Html, terms))] if values else []
     best = grid.best(report)
     words = f"best: {best}, {grid.accuracy(best, report)}" if best else "no finished run"
     head = tag("summary", tag("h3", report.title), " ", tag("small", words))

@@ -59,7 +59,7 @@ def on_dark(color: str) -> str:
     """Returns a color for a dark page: mixed with white until its contrast to the page is 3 or more.
 
     >>> on_dark("#0072B2"), on_dark("#004B75"), on_dark("#000000")
-    ('#0072b2', '#2d6b8e', '#ffffff')
+    ('#0072b2', '#2e6b8e', '#ffffff')
     """
     if color == BLACK:
         return "#ffffff"
