@@ -8,7 +8,7 @@ from typing import Any
 
 from lra_tasks.reporting.grid import Grid
 from lra_tasks.reporting.results import Report, base_of
-from lra_tasks.reporting.style import STYLE, colors, plain_ticks
+from lra_tasks.reporting.style import STYLE, plain_ticks
 
 INK = "#010203"  # becomes the color of the text around the picture
 MARKERS = "os^Dv*"
@@ -33,13 +33,13 @@ def speed_panel(grid: Grid, report: Report) -> str:
       grid: The grid: the order of its mixers determines their markers and colors.
       report: Results of the task, with one row or more.
     """
-    base, color, rule = base_of(report.rows), colors(grid.mixers), grid.rule(report)
+    base, rule = base_of(report.rows), grid.rule(report)
 
     def plot(axes: Any) -> None:
         for row in report.rows:
             number = grid.mixers.index(row.mixer)
             speed = row.examples_per_second / base.examples_per_second
-            style: Any = {"color": color[row.mixer], "capsize": 2, "markersize": 6, "linewidth": 1.2}
+            style: Any = {"color": _color(number), "capsize": 2, "markersize": 6, "linewidth": 1.2}
             points, caps, bars = axes.errorbar(
                 speed, row.accuracy, row.error(report.num_test), fmt=MARKERS[number % len(MARKERS)], **style
             )
@@ -62,12 +62,11 @@ def curve_panel(grid: Grid, report: Report) -> str:
       grid: The grid: the order of its mixers determines their markers and colors.
       report: Results of the task, with one row or more.
     """
-    color = colors(grid.mixers)
 
     def plot(axes: Any) -> None:
         for row in report.rows:
             number = grid.mixers.index(row.mixer)
-            style: Any = {"color": color[row.mixer], "linewidth": 1.2, "markersize": 5}
+            style: Any = {"color": _color(number), "linewidth": 1.2, "markersize": 5}
             for run in (run for run in row.runs if run.curve):
                 steps, accuracies, seconds = zip(*run.curve, strict=True)
                 best = run.best_step if run.best_step in steps else steps[accuracies.index(max(accuracies))]
@@ -77,6 +76,11 @@ def curve_panel(grid: Grid, report: Report) -> str:
         axes.set_xlabel("time of training and validation")
 
     return _svg(f"{report.title}: validation accuracy against time", plot, grid, report, unit="s")
+
+
+def _color(number: int) -> str:
+    """Returns a color that becomes the mixer's; matplotlib does not write black, the default of SVG."""
+    return f"#fe{number:04x}"
 
 
 def _svg(title: str, plot: Callable[[Any], None], grid: Grid, report: Report, unit: str = "") -> str:
@@ -91,7 +95,7 @@ def _svg(title: str, plot: Callable[[Any], None], grid: Grid, report: Report, un
         plot(axes)
         axes.set_xscale("log")
         plain_ticks(axes.xaxis, unit, widest=60)
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=3))
         axes.set_ylabel("accuracy, %")
         metadata: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", metadata=metadata)
@@ -105,8 +109,8 @@ def _for_page(svg: str, title: str, grid: Grid, report: Report) -> str:
     body = re.sub(r' id="[\w.]+_\d+"', "", body)  # figure_1, the same in every picture
     body = re.sub(r"font-family: [^;]*; ", "", body)
     body = body.replace(INK, "currentColor").replace(STYLE["grid.color"].lower(), "var(--line)")
-    for number, (mixer, color) in enumerate(colors(grid.mixers).items()):
-        body = body.replace(color.lower(), f"var(--mixer-{number})")
+    for number, mixer in enumerate(grid.mixers):
+        body = body.replace(_color(number), f"var(--mixer-{number})")
         told = f"<title>{escape(f'{mixer}: {grid.accuracy(mixer, report)}')}</title>"
         body = body.replace(f'<g id="mixer-{number}">', f'<g data-mixer="{number}">{told}')
     return f'<svg {view} role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>{body}'

@@ -56,7 +56,7 @@ def report(title, mixers, *, seeds=1, failures=(), trials=(), baselines=None):
 
 def grid():
     """Returns a grid with each special case: failures, seeds, a name to escape, a missing task."""
-    names = ("none", OWN, "hrr")
+    names = ("fnet", OWN, "hrr")
     trials = (Trial("hrr", 1e-3, 0, 12.5, 60.0), Trial("hrr", 1e-2, 0, None, None))
     return Grid(
         (
@@ -169,6 +169,8 @@ def test_pictures_have_names_and_colors_of_the_page(page):
     drawn = "".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
     assert not re.findall(r"#[0-9a-f]{6}\b", drawn, re.IGNORECASE)
     assert set(re.findall(r"var\((--[\w-]+)\)", drawn)) <= set(re.findall(r"(--[\w-]+):", page.source))
+    filled = re.findall(r"<use [^>]*fill: var\(--mixer-(\d)\)", drawn)  # black too, which is the default
+    assert set(filled) == {"0", "1", "2", "3"}
     assert f"<title>{html.escape(OWN)}: 11.25 ± 0.25 (3)</title>" in drawn
     names = re.findall(r' id="([^"]*)"', page.source)
     assert len(set(names)) == len(names)
@@ -238,9 +240,9 @@ def test_page_in_a_browser(path, tmp_path, width):
     command = [str(BROWSER), *FLAGS, profile, "--dump-dom", opened]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = json.loads(html.unescape(re.findall(r"<output>(.*?)</output>", done.stdout)[0]))
-    asked = ["none", OWN, "hrr", "softmax"]
-    down, up = ["hrr", OWN, "none", "softmax"], asked  # a cell without a number is last
-    assert found["orders"] == [asked, down, up, asked, ["hrr", OWN, "none", "softmax"]]
+    asked = ["fnet", OWN, "hrr", "softmax"]
+    down, up = ["hrr", OWN, "fnet", "softmax"], asked  # a cell without a number is last
+    assert found["orders"] == [asked, down, up, asked, ["fnet", "hrr", OWN, "softmax"]]
     assert found["states"] == ["descending", "ascending", "none", "ascending"]
     assert found["last"] == 1
     assert set(found["faded"]) == {"0", "1", "3"}
