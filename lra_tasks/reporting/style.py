@@ -13,6 +13,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
     "font.size": 11,
+    "text.parse_math": False,  # names may contain dollar signs
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
     "legend.frameon": False,

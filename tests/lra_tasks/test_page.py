@@ -250,6 +250,20 @@ def test_page_in_a_browser(path, tmp_path, width):
     assert (found["table"] > width) == (width == 390)
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """Returns the list of the figures that are saved."""
+    found = []
+    save = Figure.savefig
+
+    def saved(figure, path, **options):
+        found.append(figure)
+        save(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    return found
+
+
 def texts_of(figure):
     """Returns the visible texts of a figure and their boxes."""
     figure.draw_without_rendering()
@@ -270,15 +284,7 @@ ALL = (*list(MIXERS)[:-1], "my_mixers:Mean:state=64,window=128")
     [(ALL, 8, "png"), (ALL[:3], 1, "svg"), (ALL[:3], 5, "pdf")],
     ids=["17 mixers on 8 tasks", "3 mixers on 1 task", "3 mixers on 5 tasks"],
 )
-def test_texts_of_the_picture_of_a_grid_do_not_touch(tmp_path, monkeypatch, mixers, tasks, suffix):
-    figures = []
-    save = Figure.savefig
-
-    def saved(figure, path, **options):
-        figures.append(figure)
-        save(figure, path, **options)
-
-    monkeypatch.setattr(Figure, "savefig", saved)
+def test_texts_of_the_picture_of_a_grid_do_not_touch(tmp_path, figures, mixers, tasks, suffix):
     lost = (Failure("softmax", 0, "out of memory", ""), Failure("softmax", 1, "diverged", ""))
     finished = [mixer for mixer in mixers if mixer != "softmax"]
     rules = {"title and authors of the second text in the first": 37.5}
@@ -301,8 +307,14 @@ def test_texts_of_the_picture_of_a_grid_do_not_touch(tmp_path, monkeypatch, mixe
     assert (tmp_path / f"grid.{suffix}").read_bytes()[:4] in (b"\x89PNG", b"<?xm", b"%PDF")
 
 
-def test_picture_of_a_report_names_failures(tmp_path):
-    plots.draw(report("listops", (), failures=(TOO_LARGE,)), tmp_path / "none.png")
-    plots.draw(grid().reports[0], tmp_path / "some.png")
-    assert (tmp_path / "none.png").stat().st_size > 1000
-    assert (tmp_path / "some.png").stat().st_size > 1000
+def test_picture_of_a_report_names_failures(tmp_path, figures):
+    for number, each in enumerate((grid().reports[0], report("listops", (), failures=(TOO_LARGE,)))):
+        plots.draw(each, tmp_path / f"{number}.png")
+    for figure, mixers in zip(figures, ({"fnet", "hrr", "softmax"}, {"softmax"}), strict=True):
+        assert {text.get_text() for text in texts_of(figure)} >= {"out of memory", *mixers}
+
+
+def test_dollar_signs_are_not_formulas(tmp_path):
+    rules = {r"bag of $\no$ words": 9.0}
+    plots.draw_grid(Grid((report("order", ("hrr",), baselines=rules),)), tmp_path / "grid.svg")
+    assert r"bag of $\no$ words" in (tmp_path / "grid.svg").read_text()
