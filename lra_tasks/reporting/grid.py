@@ -55,6 +55,15 @@ class Grid:
         """Returns the mixer with the highest mean accuracy on a task."""
         return max(report.rows, key=lambda row: row.accuracy).mixer if report.rows else None
 
+    def rule(self, report: Report) -> str | None:
+        """Returns the simple rule with the highest accuracy on a task, the first of equal ones."""
+        return max(report.baselines, key=report.baselines.__getitem__, default=None)
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The mixers that speed and memory are relative to: softmax, on tasks without it another one."""
+        return tuple(dict.fromkeys(base_of(report.rows).mixer for report in self.reports if report.rows))
+
     def mean(self, mixer: str, *, pathx: bool) -> float | None:
         """Returns the mean accuracy of a mixer over the arena's tasks of the grid, in percent.
 
@@ -129,26 +138,27 @@ class Grid:
         return statistics.fmean(known) if known and len(known) == len(counted) else None
 
     def notes(self) -> list[str]:
-        """Returns sentences on the whole table."""
-        bases = dict.fromkeys(base_of(report.rows).mixer for report in self.reports if report.rows)
+        """Returns sentences on the whole table, and the messages of all failures."""
+        return self.remarks() + [
+            f"{report.title}, {failure.mixer}, seed {failure.seed}: {failure.message}"
+            for report in self.reports
+            for failure in report.failures
+        ]
+
+    def remarks(self) -> list[str]:
+        """Returns sentences on the whole table: `notes` without the failures."""
         notes = [
             "Test accuracy in percent, at the step with the best validation; several seeds give mean ± sample"
             " standard deviation (number of seeds).",
             f"Speed × (training examples/s) and memory × (compiled training step) are relative to"
-            f" {', '.join(bases)}: the median over the tasks, and the quartiles in brackets.",
+            f" {', '.join(self.bases)}: the median over the tasks, and the quartiles in brackets.",
         ]
         if self._means:
             notes.append(
                 "The mean is over the arena's tasks of this table"
                 + (" without Path-X." if "pathx" in self.titles else ".")
             )
-        notes += [f"{task} was not run. {reason}" for task, reason in self.missing.items()]
-        for report in self.reports:
-            notes += [
-                f"{report.title}, {failure.mixer}, seed {failure.seed}: {failure.message}"
-                for failure in report.failures
-            ]
-        return notes
+        return notes + [f"{task} was not run. {reason}" for task, reason in self.missing.items()]
 
     def table(self) -> str:
         """Returns the measured rows as a Markdown table."""

@@ -13,6 +13,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
     "font.size": 11,
+    "text.parse_math": False,  # names may contain dollar signs
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
     "legend.frameon": False,
@@ -55,6 +56,24 @@ def colors(names: Iterable[str]) -> dict[str, str]:
     return {name: FIXED[name] if name in FIXED else next(others) for name in names}
 
 
+def on_dark(color: str) -> str:
+    """Returns a color for a dark page: mixed with white until its contrast to the page is 3 or more.
+
+    >>> on_dark("#0072B2"), on_dark("#004B75"), on_dark("#000000")
+    ('#0072b2', '#2e6b8e', '#ffffff')
+    """
+    if color == BLACK:
+        return "#ffffff"
+    channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    for share in range(0, 100, 2):
+        mixed = [channel + (1 - channel) * share / 100 for channel in channels]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in mixed]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        if luminance >= 3 * 0.06 - 0.05:  # the page has a luminance of 0.01
+            return "#" + "".join(f"{round(255 * value):02x}" for value in mixed)
+    return "#ffffff"
+
+
 def short(length: int) -> str:
     """Returns a length for the head of a table or the tick of an axis.
 
@@ -79,12 +98,18 @@ def with_unit(value: float, unit: str) -> str:
     return f"{value:,.4g} {unit}".rstrip()
 
 
-def plain_ticks(axis: Any, unit: str = "") -> None:
-    """Labels a logarithmic axis with few numbers such as 10 ms, the fewer the wider its range."""
+def plain_ticks(axis: Any, unit: str = "", widest: float = 300) -> None:
+    """Labels a logarithmic axis with few numbers such as 10 ms, the fewer the wider its range.
+
+    Args:
+      axis: Axis of matplotlib.
+      unit: Unit of `with_unit`.
+      widest: Ratio of the ends from which on only powers of ten have a label; less for a narrow picture.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
-    some = LogLocator(10, subs=(1, 2, 5) if high / low < 300 else (1,), numticks=12)
+    some = LogLocator(10, subs=(1, 2, 5) if high / low < widest else (1,), numticks=12)
     axis.set_major_locator(MaxNLocator(4) if high / low < 5 else some)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, unit)))

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def files(*folders, suffixes=(".py",), names=("py.typed",)):
+def files(*folders, suffixes=(".py",), names=("py.typed", "page.html")):
     """Returns the files below folders of the tree with one of the suffixes or names, as relative paths."""
     return {
         str(path.relative_to(ROOT))
