@@ -122,6 +122,7 @@ def collect(
         trials=trials,
         failures=tuple(map(_failure, failed)),
         num_steps=summaries[0]["num_steps"],
+        order=tuple(dict.fromkeys(read_config(run_dir).mixer_name for run_dir in run_dirs)),
     )
 
 

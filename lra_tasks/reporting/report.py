@@ -11,6 +11,7 @@ from lra_tasks.progress import Progress, Silent
 from lra_tasks.reporting import plots
 from lra_tasks.reporting.collect import Comparison, collect
 from lra_tasks.reporting.grid import Grid
+from lra_tasks.reporting.page import write_page
 from lra_tasks.reporting.results import Report
 from lra_tasks.tasks import TASKS
 from lra_tasks.training.run_folder import read_failure
@@ -100,16 +101,19 @@ def report_grid(
     replace(target / "report.csv", grid.csv())
     replace(target / "report.tex", grid.latex())
     write_json(target / "report.json", grid.json())
+    plots.draw_grid(grid, target / "report.png")
+    write_page(grid, target / "report.html")
     return grid
 
 
 def common_folder(folders: Sequence[str | os.PathLike[str]]) -> Path:
     """Returns the deepest folder that contains all the given ones; one folder contains itself.
 
-    >>> common_folder(["runs/listops", "runs/image"]) == Path("runs").absolute()
-    True
+    >>> common_folder(["runs/listops", "runs/image"])
+    PosixPath('runs')
     """
-    return Path(os.path.commonpath([Path(folder).absolute() for folder in folders]))
+    found = Path(os.path.commonpath([Path(folder).absolute() for folder in folders]))
+    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
 
 
 def is_comparison(folder: str | os.PathLike[str]) -> bool:

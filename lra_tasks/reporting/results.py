@@ -186,6 +186,7 @@ class Report:
       trials: Learning rates that `compare` tried, mixer by mixer; empty if it chose none.
       failures: Runs that could not finish.
       num_steps: Number of training steps of a run; None in reports of before it was recorded.
+      order: Names of the mixers, in the order of the table; empty in reports of before it was recorded.
     """
 
     task: str
@@ -199,11 +200,12 @@ class Report:
     trials: tuple[Trial, ...] = ()
     failures: tuple[Failure, ...] = ()
     num_steps: int | None = None
+    order: tuple[str, ...] = ()
 
     @property
     def mixers(self) -> tuple[str, ...]:
-        """The mixers with a row, and then those of which no run could finish."""
-        return tuple(dict.fromkeys([row.mixer for row in self.rows] + [run.mixer for run in self.failures]))
+        """The mixers of the table, with those of which no run could finish."""
+        return self.order or tuple(row.mixer for row in self.rows)
 
     def reasons(self, mixer: str) -> str:
         """Returns the reasons why runs of a mixer could not finish: "out of memory"; empty if all did."""
@@ -283,6 +285,7 @@ class Report:
             "notes": tuple(content["notes"]),
             "trials": tuple(Trial(**fields) for fields in content.get("trials", ())),
             "failures": tuple(Failure(**fields) for fields in content.get("failures", ())),
+            "order": tuple(content.get("order", ())),
         }
         return cls(**content | changed)
 

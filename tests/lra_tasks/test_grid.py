@@ -31,7 +31,8 @@ def row(mixer, *accuracies, speed=10.0):
 def column(title, *rows, failures=(), baselines=None):
     rules = {"chance": 10.0} if baselines is None else baselines
     task = title.partition("/")[0]
-    return Report(task, title, rows, rules, 100, (), {}, {}, failures=failures, num_steps=1)
+    order = tuple(dict.fromkeys([*(each.mixer for each in rows), *(each.mixer for each in failures)]))
+    return Report(task, title, rows, rules, 100, (), {}, {}, failures=failures, num_steps=1, order=order)
 
 
 SLOW = Failure("softmax", 0, "too slow", "A step takes 10 s.")
@@ -119,7 +120,7 @@ def test_runs_that_cannot_finish_are_cells(smoke_data, tmp_path, monkeypatch):
         result = compare("listops", ["hrr", "none"], settings, tmp_path, data_dir=smoke_data)
     assert [each.mixer for each in result.rows] == ["none"]
     assert result.failures == (Failure("hrr", 0, "out of memory", "It needs 9 GB."),)
-    assert result.cells()[1][:3] == ("hrr", "0", "out of memory")
+    assert result.cells()[0][:3] == ("hrr", "0", "out of memory")
     assert "| hrr | 0 | out of memory |" in (tmp_path / "report.md").read_text()
     again = compare("listops", ["hrr", "none"], settings, tmp_path, data_dir=smoke_data)
     assert ([each.mixer for each in again.rows], again.failures) == (["hrr", "none"], ())
@@ -144,7 +145,7 @@ def test_a_grid_resumes_and_has_one_column_per_task(two_tasks, smoke_data):
     assert grid.titles == ("listops/smoke", "order/smoke")
     assert {path: path.stat().st_mtime_ns for path in two_tasks.rglob("summary.json")} == before
     assert [len(each.rows[0].runs) for each in grid.reports] == [2, 1]
-    for name in ("report.md", "report.csv", "report.tex", "report.json"):
+    for name in ("report.md", "report.csv", "report.tex", "report.json", "report.png", "report.html"):
         assert (two_tasks / name).is_file()
     with pytest.raises(UsageError, match="tasks must name every task once; got order/smoke twice"):
         compare_tasks([tasks[0], tasks[0]], ["none"], two_tasks, data_dir=smoke_data)

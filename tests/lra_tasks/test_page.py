@@ -50,6 +50,7 @@ def report(title, mixers, *, seeds=1, failures=(), trials=(), baselines=None):
         environment={"python": "3.11.7", "versions": {"jax": "0.10.2"}, "devices": ["cpu"]},
         data={"origin": "drawn"},
         failures=failures,
+        order=tuple(dict.fromkeys([*mixers, *(run.mixer for run in failures)])),
         trials=trials,
     )
 
