@@ -10,7 +10,7 @@ from lra_tasks.errors import UsageError
 
 Level: TypeAlias = Literal["layer", "core"]
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
-PresetName: TypeAlias = Literal["smoke", "quick", "small", "arena", "paper"]
+PresetName: TypeAlias = Literal["smoke", "quick", "cpu", "small", "arena", "paper"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

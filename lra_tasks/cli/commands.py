@@ -160,7 +160,7 @@ class Train:
     """Name of the mixer, or your own as module:Class; options follow, as in hrr:rescale=True."""
     seed: int = 0
     """Seed of the parameters, the order of the examples and dropout."""
-    preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
+    preset: Literal["smoke", "quick", "cpu", "small", "arena", "paper"] = "quick"
     """Settings to start from; every other flag changes one of them."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Settings to start from in place of a preset: config.json of a run, as in runs/x/config.json."""
@@ -271,7 +271,7 @@ class Compare:
     rates: tuple[float, ...] = ()
     """Learning rates to choose from, in place of --optimizer.learning-rate: each mixer is trained at every
     rate with the first seed, and the best on validation is its rate for all seeds."""
-    preset: Literal["smoke", "quick", "small", "arena", "paper"] = "quick"
+    preset: Literal["smoke", "quick", "cpu", "small", "arena", "paper"] = "quick"
     """Settings to start from; every other flag changes one of them."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Settings to start from in place of a preset: config.json of a run, as in runs/x/config.json."""

@@ -1,6 +1,7 @@
 """Recipes: settings of the presets, as functions of a task's length and sizes."""
 
 import dataclasses
+from typing import Literal
 
 from lra_tasks.config import ModelConfig, OptimizerConfig, Settings
 
@@ -39,6 +40,46 @@ def quick(
         eval_examples=eval_examples,
         save_every=50,
         log_every=10,
+    )
+
+
+def cpu(
+    variant: str,
+    length: int,
+    *,
+    positions: Literal["learned", "sinusoidal"] = "learned",
+    pixels: Literal["embedding", "value"] = "embedding",
+    pooling: Literal["mean", "first"] = "mean",
+    batch_size: int = 32,
+    buckets: int = 1,
+    num_steps: int = 1400,
+) -> Settings:
+    """Returns settings with two layers of width 64, for about 15 minutes per run on two CPU cores.
+
+    That is the time of a mixer whose cost is linear in T; exact softmax attention takes some six times as
+    long.
+    """
+    return Settings(
+        variant=variant,
+        length=length,
+        model=ModelConfig(
+            width=64,
+            num_heads=2,
+            num_layers=2,
+            mlp_features=128,
+            pixels=pixels,
+            positions=positions,
+            pooling=pooling,
+            dropout_rate=0.0,
+        ),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=num_steps // 10),
+        batch_size=batch_size,
+        buckets=buckets,
+        num_steps=num_steps,
+        eval_every=num_steps // 7,
+        eval_examples=1000,
+        save_every=100,
+        log_every=25,
     )
 
 
@@ -145,6 +186,7 @@ def generic(variant: str, length: int) -> dict[str, Settings]:
     return {
         "smoke": smoke(variant, length),
         "quick": quick(variant, length),
+        "cpu": cpu(variant, length, positions="sinusoidal", batch_size=16, buckets=4, num_steps=700),
         "small": small(variant, length),
         "arena": arena_documents(length, ARENA_TEXT, 8000, 20_000, variant),
         "paper": paper(variant, length, PAPER_TEXT, batch_size=32, epoch=1000, decay_rate=0.9),

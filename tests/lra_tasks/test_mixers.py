@@ -119,7 +119,7 @@ def own_parameters(name, spec):
 
 # Presets in which the original form of a mixer breaks the rule, by name.
 ABOVE = {
-    "linformer": {"quick listops": "+17.0%", "arena pathfinder": "+15.4%"},
+    "linformer": {"quick listops": "+17.0%", "cpu listops": "+10.4%", "arena pathfinder": "+15.4%"},
     "mega": {"arena pathfinder": "+29.8%"},
 }
 
@@ -127,7 +127,7 @@ ABOVE = {
 @pytest.mark.parametrize("name", NAMES)
 def test_models_have_at_most_ten_percent_more_parameters_than_softmax(name):
     above = {}
-    for chosen in ("quick", "arena"):
+    for chosen in ("quick", "cpu", "arena"):
         for task in ("listops", "text", "retrieval", "image", "pathfinder", "pathx"):
             total, layers, spec = base_model(chosen, task)
             more = layers * (own_parameters(name, spec) - own_parameters("softmax", spec)) / total

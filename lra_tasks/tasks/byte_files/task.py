@@ -99,6 +99,7 @@ TASK = Task(
     presets={
         "smoke": recipes.smoke("default", 256),
         "quick": recipes.quick("default", 4096, batch_size=4),
+        "cpu": recipes.cpu("default", 4096, positions="sinusoidal", batch_size=16, buckets=4, num_steps=700),
         "small": recipes.small("default", 16_384, batch_size=16),
         "arena": recipes.arena_documents(4096, recipes.ARENA_TEXT, 8000, 20_000),
         "paper": recipes.paper(

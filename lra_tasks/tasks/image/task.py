@@ -133,6 +133,7 @@ TASK = Task(
     presets={
         "smoke": recipes.smoke("smoke", 1024),
         "quick": recipes.quick("default", 1024),
+        "cpu": recipes.cpu("default", 1024, pixels="value"),
         "small": recipes.small("default", 1024, batch_size=128, num_steps=7000),
         "arena": recipes.arena_images(
             "default",

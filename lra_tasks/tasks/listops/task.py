@@ -107,6 +107,7 @@ TASK = Task(
             save_every=25,
             log_every=10,
         ),
+        "cpu": recipes.cpu("default", 2000, positions="sinusoidal", pooling="first", buckets=4),
         "small": recipes.small("default", 2000),
         "arena": recipes.arena_documents(
             2000,

@@ -151,6 +151,7 @@ TASK = Task(
     presets={
         "smoke": recipes.first_token(recipes.smoke("smoke", 64)),
         "quick": recipes.first_token(recipes.quick("64", 64, batch_size=64, num_steps=500)),
+        "cpu": recipes.first_token(recipes.cpu("256", 256, num_steps=2800)),
         "small": recipes.first_token(recipes.small("1024", 1024)),
     },
 )

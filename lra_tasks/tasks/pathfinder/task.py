@@ -52,6 +52,7 @@ PATHFINDER = _task(
     presets={
         "smoke": recipes.smoke("smoke-32", 1024),
         "quick": recipes.quick("32-14", 1024),
+        "cpu": recipes.cpu("32-6", 1024, pixels="value"),
         "small": recipes.small("32-14", 1024, batch_size=128, num_steps=12_500),
         "arena": recipes.arena_images(
             "32-14",
@@ -88,6 +89,7 @@ PATHX = _task(
     presets={
         "smoke": recipes.smoke("smoke-128", 16_384),
         "quick": recipes.quick("128-14", 16_384, batch_size=2, num_steps=200, eval_examples=64),
+        "cpu": recipes.cpu("128-14", 16_384, pixels="value", batch_size=4, num_steps=700),
         "small": recipes.small("128-14", 16_384, batch_size=32, num_steps=10_000),
         "arena": recipes.arena_images(
             "128-14",

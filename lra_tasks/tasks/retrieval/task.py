@@ -158,6 +158,7 @@ TASK = Task(
     presets={
         "smoke": recipes.smoke("smoke", 256),
         "quick": recipes.quick("acl", 1000, batch_size=8),
+        "cpu": recipes.cpu("acl", 1000, positions="sinusoidal", num_steps=700),
         "small": recipes.small("default", 4000),
         "arena": recipes.arena_documents(
             4000,

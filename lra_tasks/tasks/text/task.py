@@ -98,6 +98,7 @@ TASK = Task(
     presets={
         "smoke": recipes.smoke("smoke", 256),
         "quick": recipes.quick("default", 1000),
+        "cpu": recipes.cpu("default", 2048, positions="sinusoidal", buckets=4, num_steps=980),
         "small": recipes.small("default", 4000),
         "arena": recipes.arena_documents(4000, recipes.ARENA_TEXT, 8000, 20_000),
         "paper": recipes.paper("default", 4000, recipes.PAPER_TEXT, batch_size=32, epoch=703, decay_rate=0.9),
