@@ -38,18 +38,19 @@ class GivenMemory(NamedTuple):
 
     Attributes:
       query, key, value: Arrays (*B, T, N, H) in one dtype.
-      rate, phase, gain: Arrays (2, N, K), past and future; (1, N, K) for a causal memory.
-      state: State before the first token, (*B, N, K); None for zeros.
+      rate, phase, gain: Arrays (sides, M, N, K): past and future, or the past alone for a causal memory; M
+        poles, 1 for a memory without an axis of poles.
+      state: State before the first token, (*B, M, N, K); None for zeros.
       valid: True for valid tokens; None if all are valid.
     """
 
     query: Float[Array, "*B T N H"]
     key: Float[Array, "*B T N H"]
     value: Float[Array, "*B T N H"]
-    rate: Float[Array, "sides N K"]
-    phase: Float[Array, "sides N K"]
-    gain: Float[Array, "sides N K"]
-    state: Complex[Array, "*B N K"] | None
+    rate: Float[Array, "sides M N K"]
+    phase: Float[Array, "sides M N K"]
+    gain: Complex[Array, "sides M N K"]
+    state: Complex[Array, "*B M N K"] | None
     valid: Bool[Array, "*B T"] | None
 
 
@@ -105,16 +106,30 @@ def check_memory(
     query, key, value = (x.astype(jnp.result_type(query, key, value)) for x in (query, key, value))
     dtype = accumulation_dtype(query.dtype)
     *batch, _, heads, size = query.shape
-    shape = (heads, size // 2 + 1)
-    sides = (1,) if is_causal else (2,)
+    given = {"rate": rate, "phase": phase, "gain": 1.0 if gain is None else gain}
+    shape = (heads, size // 2 + 1) if is_causal else (2, heads, size // 2 + 1)
+    numbers = {jnp.shape(x)[-1] for x in given.values() if jnp.ndim(x) == len(shape) + 1} - {1}
+    if len(numbers) > 1:
+        shapes = ", ".join(f"{name} {jnp.shape(x)}" for name, x in given.items())
+        raise ValueError(f"rate, phase and gain must have one number of poles; got the shapes {shapes}.")
+    num_poles = max(numbers, default=1)
 
-    def poles(name: str, x: Any) -> Array:
-        expected = shape if is_causal else (2, *shape)
+    def poles(name: str) -> Array:
+        x = given[name]
         if name == "rate" and isinstance(x, (int, float)) and not 0 < x < float("inf"):
             raise ValueError(f"rate must be positive and finite; got {x}.")
+        expected = (*shape, num_poles) if jnp.ndim(x) > len(shape) else shape
         if not _broadcasts(jnp.shape(x), expected):
-            raise ValueError(f"{name} must broadcast to {expected}; got shape {jnp.shape(x)}.")
-        return jnp.broadcast_to(jnp.asarray(x, dtype), (*sides, *shape))
+            raise ValueError(
+                f"{name} must broadcast to {shape}, or to {shape} and an axis of poles; got shape"
+                f" {jnp.shape(x)}."
+            )
+        if name != "gain" and jnp.iscomplexobj(x):
+            raise TypeError(f"{name} must be real; got dtype {jnp.asarray(x).dtype}.")
+        x = jnp.asarray(x, complex_dtype(dtype) if name == "gain" else dtype)
+        x = jnp.broadcast_to(x if expected != shape else x[..., None], (*shape, num_poles))
+        x = jnp.moveaxis(x, -1, -3)
+        return x[None] if is_causal else x
 
     if state is not None:
         state = jnp.asarray(state)
@@ -125,19 +140,21 @@ def check_memory(
                 f"state must be complex128 for inputs of float64; got {state.dtype}. Make it with"
                 " dtype=jnp.float64."
             )
-        state = state.astype(complex_dtype(dtype))
-        if state.shape != (*batch, *shape):
+        expected = (*batch, *shape[-2:], num_poles)
+        if state.shape != expected:
+            shown = [x[:-1] if x[-1:] == (1,) else x for x in (expected, state.shape)]
             raise ValueError(
-                f"state (in a layer cached_state) must have shape {(*batch, *shape)}; got {state.shape}. Make"
+                f"state (in a layer cached_state) must have shape {shown[0]}; got {shown[1]}. Make"
                 " a state for this number of sequences by init_memory_state, or by a layer's init_cache."
             )
+        state = jnp.moveaxis(state, -1, -3).astype(complex_dtype(dtype))
     return GivenMemory(
         query,
         key,
         value,
-        poles("rate", rate),
-        poles("phase", phase),
-        poles("gain", 1.0 if gain is None else gain),
+        poles("rate"),
+        poles("phase"),
+        poles("gain"),
         state,
         None if mask is None else jnp.broadcast_to(key_padding(mask, query.shape), query.shape[:-2]),
     )

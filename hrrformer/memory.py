@@ -5,8 +5,9 @@ In the Fourier coefficients over H the memory at token t is a sum over tokens wi
     M_t = Σ_s m_s G_{t-s} K_s V_s,     G_τ = gain₀ exp((-rate₀ + i phase₀) τ)     for τ ≥ 0,
                                        G_τ = gain₁ exp((-rate₁ + i phase₁) |τ|)   for τ < 0,
 
-and the result is V̂_t = conj(Q_t) M_t. The sequence is cut into blocks. Inside a block the sum is a
-convolution over tokens. Every other block contributes through one state per side, which fades on its way:
+or a sum of such G over several poles, and the result is V̂_t = conj(Q_t) M_t. The sequence is cut into blocks.
+Inside a block the sum is a convolution over tokens. Every other block contributes through one state per pole
+and side, which fades on its way:
 
     past:   Σ_s exp((-rate₀ + i phase₀) (last - s)) K_s V_s     handed to later blocks
     future: Σ_s exp((-rate₁ + i phase₁) (s - first)) K_s V_s    handed to earlier blocks
@@ -25,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Inexact
 
 from hrrformer import fft, passes, spectral
 from hrrformer.arguments import GivenMemory, Mask, check_memory
@@ -34,6 +35,7 @@ from hrrformer.variant import AxisName
 Method: TypeAlias = Literal["fft", "matmul"]
 
 BLOCKS = {"fft": 128, "matmul": 32}  # most tokens of a block
+BLOCKS_OF_POLES = {"fft": 1024, "matmul": 128}  # with several poles, whose states cost more than a block
 
 
 def hrr_memory(
@@ -43,7 +45,7 @@ def hrr_memory(
     *,
     rate: float | Float[Array, "..."],
     phase: float | Float[Array, "..."],
-    gain: float | Float[Array, "..."] | None = None,
+    gain: float | Inexact[Array, "..."] | None = None,
     mask: Mask | None = None,
     is_causal: bool = False,
     implementation: Method | None = None,
@@ -58,17 +60,19 @@ def hrr_memory(
 
     ⊛ is circular convolution over H, * the involution. g_τ is a vector with the Fourier coefficients
     gain₀ exp((-rate₀ + i phase₀) τ) for τ ≥ 0, the past and the token itself, and
-    gain₁ exp((-rate₁ + i phase₁) |τ|) for τ < 0, the future; its coefficients 0 and H/2 are the real parts.
-    So each token retrieves values of other tokens: `hrrformer/reference.py` has these lines as code.
+    gain₁ exp((-rate₁ + i phase₁) |τ|) for τ < 0, the future, or a sum of such terms over several poles; its
+    coefficients 0 and H/2 are the real parts. So each token retrieves values of other tokens:
+    `hrrformer/reference.py` has these lines as code.
 
     Args:
       query, key, value: Arrays (*B, T, N, H) of one shape, in float16, bfloat16, float32 or float64. Sums,
         powers and transforms are computed in float32 (float64 for float64 input).
       rate: Decay rates > 0 in nepers per token, an array that broadcasts to (2, N, K), K = H // 2 + 1, past
         first; with `is_causal` to (N, K). A pair fades to 1/e over 1 / rate tokens.
+        With a last axis more, (2, N, K, M) or (N, K, M), every coefficient has M poles.
       phase: Phases in radians per token, of the shapes of `rate`.
-      gain: Factors of g, of the shapes of `rate`; None for 1. √(1 - exp(-2 rate)) gives the sums over
-        independent pairs of the past one size for all rates.
+      gain: Factors of g, real or complex, of the shapes of `rate`; None for 1. √(1 - exp(-2 rate)) gives the
+        sums over independent pairs of the past one size for all rates.
       mask: Key-padding mask, as in `hrrformer.hrr_attention`. The content of masked tokens changes nothing,
         and they get 0. They do count as distance: pad prompts on the left, since tokens that follow padding
         on the right are that much farther away.
@@ -110,15 +114,15 @@ def hrr_memory_step(
     query: Float[Array, "*B T N H"],
     key: Float[Array, "*B T N H"],
     value: Float[Array, "*B T N H"],
-    state: Complex[Array, "*B N K"],
+    state: Complex[Array, "..."],
     *,
     rate: float | Float[Array, "..."],
     phase: float | Float[Array, "..."],
-    gain: float | Float[Array, "..."] | None = None,
+    gain: float | Inexact[Array, "..."] | None = None,
     mask: Mask | None = None,
     implementation: Method | None = None,
     precision: jax.lax.PrecisionLike = None,
-) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K"]]:
+) -> tuple[Float[Array, "*B T N H"], Complex[Array, "..."]]:
     """Continues a causal holographic memory by the next token or tokens of sequences.
 
     A sequence read in pieces of any sizes gives the same result as `hrr_memory` with `is_causal=True` on the
@@ -149,8 +153,13 @@ def hrr_memory_step(
 
 
 def init_memory_state(
-    batch_shape: int | tuple[int, ...], num_heads: int, head_size: int, dtype: DTypeLike = jnp.float32
-) -> Complex[Array, "*B N K"]:
+    batch_shape: int | tuple[int, ...],
+    num_heads: int,
+    head_size: int,
+    dtype: DTypeLike = jnp.float32,
+    *,
+    num_poles: int | None = None,
+) -> Complex[Array, "..."]:
     """Returns the state of a causal memory before the first token: zeros.
 
     Args:
@@ -158,12 +167,14 @@ def init_memory_state(
       num_heads: Number of heads N.
       head_size: Head size H; K = H // 2 + 1.
       dtype: Dtype of real and imaginary part: float32, or float64 for inputs of that type.
+      num_poles: Number M of poles, for rates with an axis of poles; None for rates without one.
 
-    >>> init_memory_state(2, 4, 16).shape
-    (2, 4, 9)
+    >>> init_memory_state(2, 4, 16).shape, init_memory_state(2, 4, 16, num_poles=3).shape
+    ((2, 4, 9), (2, 4, 9, 3))
     """
     batch = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
-    return jnp.zeros((*batch, num_heads, head_size // 2 + 1), spectral.complex_dtype(dtype))
+    poles = () if num_poles is None else (num_poles,)
+    return jnp.zeros((*batch, num_heads, head_size // 2 + 1, *poles), spectral.complex_dtype(dtype))
 
 
 def _retrieve(
@@ -179,14 +190,19 @@ def _retrieve(
     implementation: Method | None,
     precision: jax.lax.PrecisionLike,
     axis_name: AxisName | None,
-) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K"]]:
+) -> tuple[Float[Array, "*B T N H"], Complex[Array, "..."]]:
     """Computes v̂ and, for a causal memory, the state after the last token."""
+    has_poles = state is not None and jnp.ndim(state) == jnp.ndim(query)  # as init_memory_state made it
+    if state is not None and not has_poles:
+        state = jnp.asarray(state)[..., None]
     given = check_memory(query, key, value, rate, phase, gain, state, mask, is_causal=is_causal)
     if implementation is None:
         implementation = "fft" if jax.default_backend() == "cpu" else "matmul"
     if implementation not in BLOCKS:
         raise ValueError(f"implementation must be None or one of {(*BLOCKS,)}; got {implementation!r}.")
-    out, after = _compute(given, implementation, BLOCKS[implementation], precision, axis_name)
+    blocks = BLOCKS if given.rate.shape[1] == 1 else BLOCKS_OF_POLES
+    out, after = _compute(given, implementation, blocks[implementation], precision, axis_name)
+    after = jnp.moveaxis(after, -3, -1) if has_poles else after[..., 0, :, :]
     return out.astype(jnp.asarray(value).dtype), after if state is None else after.astype(state.dtype)
 
 
@@ -197,7 +213,7 @@ def _compute(
     most: int,
     precision: jax.lax.PrecisionLike,
     axis_name: AxisName | None,
-) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K"]]:
+) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B M N K"]]:
     segments = 1 if axis_name is not None else passes.num_segments(given.query)
     memory = _Memory(given, segments, method, most, precision)
     arrays = tuple(memory.blocks(x, -3) for x in (given.query, given.key, given.value))
@@ -247,28 +263,31 @@ class _Memory:
         """Indices of the sides: 0 is the past, and 1 is the future, which a causal memory lacks."""
         return range(self._rate.shape[0])
 
-    def powers(self, side: int, lags: Any, *, gain: bool = False) -> Complex[Array, "N K m"]:
+    def powers(self, side: int, lags: Any, *, gain: bool = False) -> Complex[Array, "M N K m"]:
         """Returns exp((-rate + i phase) τ) for lags τ ≥ 0 (m,), times the gain if asked for.
 
         They are exponentials: repeated products lose digits.
         """
-        lags = jnp.expand_dims(jnp.asarray(lags).astype(self._dtype), (0, 1))
+        lags = jnp.expand_dims(jnp.asarray(lags).astype(self._dtype), (0, 1, 2))
         size = jnp.exp(-self._rate[side, ..., None] * lags)
-        if gain:
-            size = size * self._gain[side, ..., None]
         angle = self._phase[side, ..., None] * lags
-        return jax.lax.complex(size * jnp.cos(angle), size * jnp.sin(angle))
+        found = jax.lax.complex(size * jnp.cos(angle), size * jnp.sin(angle))
+        return found * self._gain[side, ..., None] if gain else found
+
+    def _weights(self, side: int, lags: Any) -> Complex[Array, "N K m"]:
+        """Returns the coefficients of g on one side, sums over the poles."""
+        return jnp.sum(self.powers(side, lags, gain=True), axis=0)
 
     # Weights inside a block
 
     def _kernel_by_fft(self) -> tuple[Array, Array]:
         """Returns the spectra over tokens of Re G and Im G, (N, K, F)."""
         n = self._num_points = 1 << (2 * self.block - 2).bit_length()  # at least 2 C - 1: no wrap-around
-        weights = self.powers(0, jnp.arange(self.block), gain=True)
+        weights = self._weights(0, jnp.arange(self.block))
         padding = [(0, 0), (0, 0), (0, n - self.block)]
         kernel = jnp.pad(weights, padding)
         for side in self.sides[1:]:  # negative lags wrap around
-            weights = self.powers(side, jnp.arange(self.block - 1, 0, -1), gain=True)
+            weights = self._weights(side, jnp.arange(self.block - 1, 0, -1))
             kernel = kernel + jnp.pad(weights, [(0, 0), (0, 0), (n - self.block + 1, 0)])
         return fft.rfft(kernel.real), fft.rfft(kernel.imag)
 
@@ -277,7 +296,7 @@ class _Memory:
         lags = np.subtract.outer(np.arange(self.block), np.arange(self.block))
         kernel = jnp.zeros((), spectral.complex_dtype(self._dtype))
         for side, applies in zip(self.sides, (lags >= 0, lags < 0), strict=False):
-            weights = self.powers(side, np.arange(self.block), gain=True)[..., abs(lags)]
+            weights = self._weights(side, np.arange(self.block))[..., abs(lags)]
             kernel = jnp.where(
                 np.expand_dims(applies, (0, 1)), weights, jnp.broadcast_to(kernel, weights.shape)
             )
@@ -306,14 +325,17 @@ class _Memory:
         return jax.lax.complex(*jnp.split(jnp.swapaxes(spectrum, -1, -2), 2, axis=-2))
 
     def bind(self, xs: tuple[Any, ...]) -> tuple[Complex[Array, "*B N K C"], tuple[Array, ...]]:
-        """Returns the pairs K V of a block, and the state that it hands on for each side, (*B, N, K)."""
+        """Returns the pairs K V of a block, and the state that it hands on for each side, (*B, M, N, K)."""
         is_last, key, value, valid = xs
         pairs = self._spectrum(key) * self._spectrum(value, scaled=False)
         if valid is not None:
             pairs = jnp.where(valid[..., None, None, :], pairs, 0.0)
         weights = (jnp.where(is_last, *self._to_end[side]) for side in self.sides)
         return pairs, tuple(
-            jnp.sum(pairs * jnp.expand_dims(w, range(pairs.ndim - 3)), axis=-1) for w in weights
+            jnp.sum(jnp.expand_dims(pairs, -4) * jnp.expand_dims(w, range(pairs.ndim - 3)), axis=-1)
+            if len(w) == 1
+            else jnp.einsum("...nkc,mnkc->...mnk", pairs, w, precision=self._precision)
+            for w in weights
         )
 
     def retrieve(self, xs: tuple[Any, ...]) -> Float[Array, "*B C N H"]:
@@ -321,8 +343,13 @@ class _Memory:
         is_last, query, pairs, valid, states = xs
         memory = self._convolve(pairs)
         for weights, state in zip(self._from_start, states, strict=True):
-            weights = jnp.expand_dims(jnp.where(is_last, *weights), range(memory.ndim - 3))
-            memory = memory + weights * state[..., None]
+            weights = jnp.where(is_last, *weights)
+            if len(weights) == 1:
+                weights = jnp.expand_dims(weights, range(memory.ndim - 3))
+                memory = memory + (weights * state[..., None])[..., 0, :, :, :]
+            else:
+                faded = jnp.einsum("mnkc,...mnk->...nkc", weights, state, precision=self._precision)
+                memory = memory + faded
         found = jnp.conj(self._spectrum(query, scaled=False)) * memory
         spectrum = jnp.swapaxes(jnp.concatenate([found.real, found.imag], axis=-2), -1, -2)
         out = spectral.from_spectrum(spectrum, self._size, precision=self._precision)
@@ -365,10 +392,10 @@ class _Memory:
 
 def _incoming(
     memory: _Memory,
-    state: Complex[Array, "*B N K"] | None,
-    ends: tuple[Complex[Array, "count *B P N K"], ...],
+    state: Complex[Array, "*B M N K"] | None,
+    ends: tuple[Complex[Array, "count *B P M N K"], ...],
     axis_name: AxisName | None,
-) -> tuple[list[Complex[Array, "count *B P N K"]], Complex[Array, "*B N K"]]:
+) -> tuple[list[Complex[Array, "count *B P M N K"]], Complex[Array, "*B M N K"]]:
     """Computes the states that each block receives, and the past after the last token.
 
     First inside each segment, then across segments, or across devices inside `jax.shard_map`.
@@ -383,18 +410,18 @@ def _incoming(
         inside, total = _scan(handed, over_block, over_end, past)
         over_segment = memory.powers(side, [length])[..., 0]
         if axis_name is not None:
-            total = jax.lax.all_gather(total[..., 0, :, :], axis_name)
+            total = jax.lax.all_gather(total[..., 0, :, :, :], axis_name)
             outside, last = _scan(total, over_segment, over_segment, past)
             outside = outside[jax.lax.axis_index(axis_name)][None]
         else:
-            total = _whole_on_each_device(jnp.moveaxis(total, -3, 0))
+            total = _whole_on_each_device(jnp.moveaxis(total, -4, 0))
             outside, last = _scan(total, over_segment, over_segment, past, state if past else None)
         totals.append(last)
         starts = jnp.arange(count) * block
         lags = starts if past else jnp.maximum(length - starts - block, 0)
         fading = jnp.moveaxis(memory.powers(side, lags), -1, 0)
-        fading = jnp.expand_dims(fading, range(1, handed.ndim - 2))
-        received.append(inside + fading * jnp.moveaxis(outside, 0, -3)[None])
+        fading = jnp.expand_dims(fading, range(1, handed.ndim - 3))
+        received.append(inside + fading * jnp.moveaxis(outside, 0, -4)[None])
     return received, totals[0]
 
 
@@ -408,12 +435,12 @@ def _whole_on_each_device(x: Array) -> Array:
 
 
 def _scan(
-    handed: Complex[Array, "n *B N K"],
-    decay: Complex[Array, "N K"],
-    last_decay: Complex[Array, "N K"],
+    handed: Complex[Array, "n *B M N K"],
+    decay: Complex[Array, "M N K"],
+    last_decay: Complex[Array, "M N K"],
     past: bool,
-    start: Complex[Array, "*B N K"] | None = None,
-) -> tuple[Complex[Array, "n *B N K"], Complex[Array, "*B N K"]]:
+    start: Complex[Array, "*B M N K"] | None = None,
+) -> tuple[Complex[Array, "n *B M N K"], Complex[Array, "*B M N K"]]:
     """Sums over the blocks, or segments, before each one in its direction, and over all.
 
     Args:
@@ -423,7 +450,7 @@ def _scan(
       past: Whether states go to later blocks; if not, to earlier ones.
       start: State before the first one in the direction; None for zeros.
     """
-    decay, last_decay = (jnp.expand_dims(x, range(handed.ndim - 3)) for x in (decay, last_decay))
+    decay, last_decay = (jnp.expand_dims(x, range(handed.ndim - 4)) for x in (decay, last_decay))
 
     def step(state: Array, end: Array) -> tuple[Array, Array]:
         return decay * state + end, state

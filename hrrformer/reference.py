@@ -8,7 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Inexact
 
 from hrrformer.algebra import bind, cosine_similarity, unbind, unit
 from hrrformer.spectral import accumulation_dtype, complex_dtype
@@ -81,21 +81,23 @@ def hrr_memory(
     query: Float[Array, "*B T N H"],
     key: Float[Array, "*B T N H"],
     value: Float[Array, "*B T N H"],
-    rate: Float[Array, "sides N K"],
-    phase: Float[Array, "sides N K"],
-    gain: Float[Array, "sides N K"],
+    rate: Float[Array, "sides N K *M"],
+    phase: Float[Array, "sides N K *M"],
+    gain: Inexact[Array, "sides N K *M"],
     mask: Bool[Array, "*#B T"] | None = None,
 ) -> Float[Array, "*B T N H"]:
     """Computes a holographic memory, as `hrrformer.hrr_memory`, by its T × T weights; one side is causal."""
     query, key, value = (x.astype(accumulation_dtype(x.dtype)) for x in (query, key, value))
+    rate, phase, gain = (x if x.ndim == 4 else x[..., None] for x in (rate, phase, gain))  # with poles last
     tokens = jnp.arange(query.shape[-3])
     lags = (tokens[:, None] - tokens[None])[..., None, None]
-    weights = jnp.zeros((*lags.shape[:2], *rate.shape[1:]), complex_dtype(rate.dtype))
+    weights = jnp.zeros((*lags.shape[:2], *rate.shape[1:3]), complex_dtype(rate.dtype))
     for side, applies in zip(range(len(rate)), (lags >= 0, lags < 0), strict=False):
-        away = abs(lags).astype(rate.dtype)
+        away = abs(lags)[..., None].astype(rate.dtype)
         damped, turned = (jnp.expand_dims(x[side], (0, 1)) * away for x in (-rate, phase))
         power = jnp.exp(jax.lax.complex(damped, turned))
-        weights = jnp.where(applies, gain[side].astype(power.dtype)[None, None] * power, weights)
+        power = jnp.sum(jnp.expand_dims(gain[side], (0, 1)).astype(power.dtype) * power, axis=-1)
+        weights = jnp.where(applies, power, weights)
     pairs = jnp.fft.rfft(key) * jnp.fft.rfft(value)
     valid = jnp.array(True) if mask is None else mask[..., None, None]
     memory = jnp.einsum("tsnk,...snk->...tnk", weights, jnp.where(valid, pairs, 0.0))

@@ -114,16 +114,20 @@ def hrr_attention(
     return out, np.swapaxes(weights, -1, -2)
 
 
-def memory_kernel(rate, phase, gain, lag, size):
-    """Returns the vectors g (N, H) of a lag: gain exp(-rate |τ|) cos(phase |τ| + 2π f j / H) over f and j."""
+def memory_kernel(rate, phase, gain, turn, lag, size):
+    """Returns g (N, H) of a lag: gain exp(-rate |τ|) cos(phase |τ| + turn + 2π f j / H), summed over f."""
     f, j = np.arange(size // 2 + 1), np.arange(size)
     weight = np.where((f == 0) | (2 * f == size), 1.0, 2.0) / size
-    angle = (phase * abs(lag))[..., None] + 2 * np.pi * np.outer(f, j) / size
+    angle = (phase * abs(lag) + turn)[..., None] + 2 * np.pi * np.outer(f, j) / size
     return np.sum((weight * gain * np.exp(-rate * abs(lag)))[..., None] * np.cos(angle), axis=-2)
 
 
-def hrr_memory(query, key, value, rate, phase, gain, mask=None):
-    """Returns v̂ (..., T, N, H); rate, phase and gain (2, N, K), or (1, N, K) for a causal memory."""
+def hrr_memory(query, key, value, rate, phase, gain, turn=None, mask=None):
+    """Returns v̂ (..., T, N, H); rate, phase and gain (2, N, K), or (1, N, K) for a causal memory.
+
+    The gain is real; `turn` is the argument of a complex one.
+    """
+    turn = np.zeros(np.shape(gain)) if turn is None else turn
     *batch, length, _, size = query.shape
     mask = np.ones((*batch, length), bool) if mask is None else mask
     pairs = np.where(mask[..., None, None], bind(key, value), 0.0)
@@ -132,7 +136,7 @@ def hrr_memory(query, key, value, rate, phase, gain, mask=None):
         for s in range(length):
             side = int(s > t)
             if side < len(rate):
-                g = memory_kernel(rate[side], phase[side], gain[side], t - s, size)
+                g = memory_kernel(rate[side], phase[side], gain[side], turn[side], t - s, size)
                 out[..., t, :, :] += bind(involution(query[..., t, :, :]), bind(g, pairs[..., s, :, :]))
     return np.where(mask[..., None, None], out, 0.0)
 

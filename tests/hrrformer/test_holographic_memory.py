@@ -27,6 +27,7 @@ def short_blocks(monkeypatch):
     """Uses blocks of 4 or 5 tokens, so that 13 tokens are several blocks, the last one shorter."""
     for method in METHODS:
         monkeypatch.setitem(memory.BLOCKS, method, 5)
+        monkeypatch.setitem(memory.BLOCKS_OF_POLES, method, 5)
 
 
 def draw(size, length=13, sides=2, seed=0):
@@ -137,6 +138,40 @@ def test_a_million_tokens_stay_finite():
     np.testing.assert_allclose(found[0, :, 0, 0], expected, rtol=2e-3)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sides", [1, 2])
+def test_poles_are_summed(method, sides):
+    each = [draw(7, 13, sides, seed) for seed in range(3)]
+    inputs, turns = each[0][:3], np.random.default_rng(0).uniform(-3, 3, (3, *each[0][3].shape))
+    expected = sum(
+        oracle.hrr_memory(*inputs, *one[3:5], np.abs(one[5]), turn, mask=MASK)
+        for one, turn in zip(each, turns, strict=True)
+    )
+    rate, phase, gain = (np.stack([one[i] for one in each], axis=-1) for i in (3, 4, 5))
+    gain = np.abs(gain) * np.exp(1j * np.moveaxis(turns, 0, -1))
+    arrays = (*cast((*inputs, rate, phase)), jnp.asarray(gain, jnp.complex64))
+    assert_near(run(arrays, MASK, implementation=method), expected, 1e-5)
+    assert_near(reference.hrr_memory(*arrays, mask=jnp.asarray(MASK)), expected, 1e-5)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def slopes(parts, plain):
+        def loss(parts):
+            arrays = (*parts[:5], jax.lax.complex(*parts[5:]))
+            mask = jnp.asarray(MASK)
+            found = (
+                reference.hrr_memory(*arrays, mask=mask)
+                if plain
+                else run(arrays, mask, implementation=method)
+            )
+            return jnp.sum(jnp.sin(found))
+
+        return jax.grad(loss)(parts)
+
+    parts = (*arrays[:5], arrays[5].real, arrays[5].imag)
+    for found, wanted in zip(slopes(parts, False), slopes(parts, True), strict=True):
+        assert_near(found, wanted, 3e-5)
+
+
 # Padding and pieces
 
 
@@ -156,13 +191,15 @@ def test_padding_changes_nothing(method, sides):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("cuts", [(1,) * 13, (5, 8), (6, 1, 6)])
-def test_pieces_equal_the_whole_sequence(method, cuts):
+@pytest.mark.parametrize(("cuts", "poles"), [((1,) * 13, None), ((5, 8), 2), ((6, 1, 6), None)])
+def test_pieces_equal_the_whole_sequence(method, cuts, poles):
     *inputs, rate, phase, gain = cast(draw(7, 13, sides=1))
+    if poles:
+        rate, phase, gain = (jnp.stack([x, 0.5 * x], axis=-1) for x in (rate, phase, gain))
     step = jax.jit(
         functools.partial(hrr_memory_step, rate=rate[0], phase=phase[0], gain=gain[0], implementation=method)
     )
-    state, outs, start = init_memory_state(2, 3, 7), [], 0
+    state, outs, start = init_memory_state(2, 3, 7, num_poles=poles), [], 0
     for length in cuts:
         piece = (x[:, start : start + length] for x in inputs)
         out, state = step(*piece, state, mask=jnp.asarray(MASK[:, start : start + length]))
@@ -352,10 +389,14 @@ def test_export_with_symbolic_sizes(method, sides, untyped):
 def test_refusals(untyped):
     x = jnp.ones((2, 5, 3, 8))
     poles = jnp.ones((2, 3, 5))
-    with pytest.raises(ValueError, match=r"rate must broadcast to \(3, 5\); got shape \(2, 3, 5\)"):
+    with pytest.raises(ValueError, match=r"rate must broadcast to \(3, 5\), .*got shape \(2, 3, 5\)"):
         hrr_memory(x, x, x, rate=poles, phase=0.0, is_causal=True)
-    with pytest.raises(ValueError, match=r"phase must broadcast to \(2, 3, 5\); got shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"phase must broadcast to \(2, 3, 5\), .*got shape \(4,\)"):
         hrr_memory(x, x, x, rate=poles, phase=jnp.ones(4))
+    with pytest.raises(ValueError, match=r"one number of poles; got the shapes rate \(2, 3, 5, 2\), phase"):
+        hrr_memory(x, x, x, rate=jnp.ones((2, 3, 5, 2)), phase=jnp.ones((2, 3, 5, 4)))
+    with pytest.raises(TypeError, match="phase must be real; got dtype complex64"):
+        hrr_memory(x, x, x, rate=poles, phase=poles.astype(jnp.complex64))
     with pytest.raises(ValueError, match=r"implementation must be None or one of .*; got .pallas."):
         hrr_memory(x, x, x, rate=poles, phase=poles, implementation="pallas")
     with pytest.raises(ValueError, match=r"state .*must have shape \(2, 3, 5\); got \(3, 5\)"):
