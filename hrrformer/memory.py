@@ -35,7 +35,6 @@ from hrrformer.variant import AxisName
 Method: TypeAlias = Literal["fft", "matmul"]
 
 BLOCKS = {"fft": 128, "matmul": 32}  # most tokens of a block
-BLOCKS_OF_POLES = {"fft": 1024, "matmul": 128}  # with several poles, whose states cost more than a block
 
 
 def hrr_memory(
@@ -200,8 +199,7 @@ def _retrieve(
         implementation = "fft" if jax.default_backend() == "cpu" else "matmul"
     if implementation not in BLOCKS:
         raise ValueError(f"implementation must be None or one of {(*BLOCKS,)}; got {implementation!r}.")
-    blocks = BLOCKS if given.rate.shape[1] == 1 else BLOCKS_OF_POLES
-    out, after = _compute(given, implementation, blocks[implementation], precision, axis_name)
+    out, after = _compute(given, implementation, BLOCKS[implementation], precision, axis_name)
     after = jnp.moveaxis(after, -3, -1) if has_poles else after[..., 0, :, :]
     return out.astype(jnp.asarray(value).dtype), after if state is None else after.astype(state.dtype)
 

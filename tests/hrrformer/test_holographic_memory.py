@@ -27,7 +27,6 @@ def short_blocks(monkeypatch):
     """Uses blocks of 4 or 5 tokens, so that 13 tokens are several blocks, the last one shorter."""
     for method in METHODS:
         monkeypatch.setitem(memory.BLOCKS, method, 5)
-        monkeypatch.setitem(memory.BLOCKS_OF_POLES, method, 5)
 
 
 def draw(size, length=13, sides=2, seed=0):
