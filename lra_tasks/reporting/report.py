@@ -80,6 +80,26 @@ def report_grid(
         seed, or in their data.
     """
     places = [_existing(folder) for folder in folders]
+    grid = collect_grid(places, missing=missing, data_dir=data_dir, progress=progress)
+    target = common_folder(places) if output is None else local_path(output, "output")
+    target.mkdir(parents=True, exist_ok=True)
+    replace(target / "report.md", grid.markdown())
+    replace(target / "report.csv", grid.csv())
+    replace(target / "report.tex", grid.latex())
+    write_json(target / "report.json", grid.json())
+    plots.draw_grid(grid, target / "report.png")
+    write_page(grid, target / "report.html")
+    return grid
+
+
+def collect_grid(
+    places: Sequence[Path],
+    *,
+    missing: Mapping[str, str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Grid:
+    """Collects the runs as `report_grid` does; writes baseline scores that are new, and nothing else."""
     columns: dict[str, list[Comparison]] = {}
     for found in sorted((each for place in places for each in _comparisons(place)), key=_column):
         columns.setdefault(found.title, []).append(found)
@@ -94,16 +114,7 @@ def report_grid(
             unfinished[title] = " ".join(reasons)
     if not reports:
         raise UsageError(f"There is no finished run in {', '.join(map(str, places))} or below.")
-    grid = Grid(tuple(reports), unfinished)
-    target = common_folder(places) if output is None else local_path(output, "output")
-    target.mkdir(parents=True, exist_ok=True)
-    replace(target / "report.md", grid.markdown())
-    replace(target / "report.csv", grid.csv())
-    replace(target / "report.tex", grid.latex())
-    write_json(target / "report.json", grid.json())
-    plots.draw_grid(grid, target / "report.png")
-    write_page(grid, target / "report.html")
-    return grid
+    return Grid(tuple(reports), unfinished)
 
 
 def common_folder(folders: Sequence[str | os.PathLike[str]]) -> Path:

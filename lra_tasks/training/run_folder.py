@@ -14,6 +14,7 @@ from lra_tasks.training.metrics import environment
 
 LOCK = ".lock"
 FAILURE = "failure.json"  # the reason why the run could not finish; `claim` removes it
+LIGHT = ("config.json", "data.json", "env.json", "metrics.jsonl", "summary.json", FAILURE)  # for reports
 BEFORE = {LOCK, "config.json.new"}  # files that a killed process may leave in a folder without a run
 
 
