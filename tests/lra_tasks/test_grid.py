@@ -10,6 +10,7 @@ import shutil
 import pytest
 from helpers import arena
 
+from experiments import grid as experiment
 from lra_tasks import UsageError, compare, compare_tasks, preset, report_grid, train
 from lra_tasks.cli.main import main
 from lra_tasks.comparison import commands
@@ -170,6 +171,13 @@ def test_runs_of_several_machines_become_one_table(two_tasks, smoke_data, tmp_pa
     shutil.copytree(other / "hrr-seed1", two_tasks / "listops_smoke" / "hrr-seed1")
     with pytest.raises(UsageError, match=r"are the same run: hrr, seed 1\. Move one"):
         report_grid([two_tasks, tmp_path / "other"], data_dir=smoke_data)
+
+
+def test_recorded_runs_make_the_same_table_without_checkpoints(two_tasks, smoke_data, tmp_path):
+    whole = report_grid([two_tasks], data_dir=smoke_data)
+    experiment.record(two_tasks, tmp_path / "recorded")
+    assert not [*(tmp_path / "recorded").rglob("checkpoints")]
+    assert report_grid([tmp_path / "recorded"], data_dir=tmp_path / "empty") == whole
 
 
 def test_each_unfinished_run_is_a_command(smoke_race, smoke_data, tmp_path, monkeypatch):
