@@ -109,6 +109,8 @@ def check_memory(
     given = {"rate": rate, "phase": phase, "gain": 1.0 if gain is None else gain}
     shape = (heads, size // 2 + 1) if is_causal else (2, heads, size // 2 + 1)
     numbers = {jnp.shape(x)[-1] for x in given.values() if jnp.ndim(x) == len(shape) + 1} - {1}
+    if 0 in numbers:
+        raise ValueError("rate, phase and gain must have at least one pole; got none.")
     if len(numbers) > 1:
         shapes = ", ".join(f"{name} {jnp.shape(x)}" for name, x in given.items())
         raise ValueError(f"rate, phase and gain must have one number of poles; got the shapes {shapes}.")
@@ -145,7 +147,8 @@ def check_memory(
             shown = [x[:-1] if x[-1:] == (1,) else x for x in (expected, state.shape)]
             raise ValueError(
                 f"state (in a layer cached_state) must have shape {shown[0]}; got {shown[1]}. Make"
-                " a state for this number of sequences by init_memory_state, or by a layer's init_cache."
+                " a state for this number of sequences and poles by init_memory_state, or by a layer's"
+                " init_cache."
             )
         state = jnp.moveaxis(state, -1, -3).astype(complex_dtype(dtype))
     return GivenMemory(

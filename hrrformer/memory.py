@@ -82,8 +82,8 @@ def hrr_memory(
         thumb.
       precision: Precision of the matrix products. None means full float32 products; for 16-bit inputs it
         means the platform's default.
-      axis_name: Mesh axes that share T inside `jax.shard_map`: each device sends one state of N·K complex
-        numbers per sequence and side. Under `jax.jit` it is None.
+      axis_name: Mesh axes that share T inside `jax.shard_map`: each device sends one state of M·N·K
+        complex numbers per sequence and side. Under `jax.jit` it is None.
 
     Returns:
       v̂ (*B, T, N, H), not normalized, in the dtype of `value`.
@@ -92,8 +92,8 @@ def hrr_memory(
       TypeError, ValueError: For other shapes or dtypes, and an unknown implementation; each message reports
         the given value.
 
-    Cost: O(T·H·log C) time by "fft" and O(T·H·C) by "matmul" for blocks of C tokens, and O(T·H) memory, per
-    head and sequence, beside the transforms over H.
+    Cost: O(T·H·(log C + M)) time by "fft" and O(T·H·(C + M)) by "matmul" for blocks of C tokens, and O(T·H)
+    memory, per head and sequence, beside the transforms over H.
 
     Source: Plate's binding with the fractional powers of a vector as positions (spatial semantic pointers),
     and a decay. Coefficient by coefficient it is a complex diagonal linear recurrence, as in S4D and LRU.
@@ -332,7 +332,7 @@ class _Memory:
         return pairs, tuple(
             jnp.sum(jnp.expand_dims(pairs, -4) * jnp.expand_dims(w, range(pairs.ndim - 3)), axis=-1)
             if len(w) == 1
-            else jnp.einsum("...nkc,mnkc->...mnk", pairs, w, precision=self._precision)
+            else jnp.einsum("...nkc,mnkc->...mnk", pairs, w, precision=jax.lax.Precision.HIGHEST)
             for w in weights
         )
 
@@ -346,7 +346,7 @@ class _Memory:
                 weights = jnp.expand_dims(weights, range(memory.ndim - 3))
                 memory = memory + (weights * state[..., None])[..., 0, :, :, :]
             else:
-                faded = jnp.einsum("mnkc,...mnk->...nkc", weights, state, precision=self._precision)
+                faded = jnp.einsum("mnkc,...mnk->...nkc", weights, state, precision=jax.lax.Precision.HIGHEST)
                 memory = memory + faded
         found = jnp.conj(self._spectrum(query, scaled=False)) * memory
         spectrum = jnp.swapaxes(jnp.concatenate([found.real, found.imag], axis=-2), -1, -2)

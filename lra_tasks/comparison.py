@@ -190,6 +190,15 @@ def compare_tasks(
             ready[title] = task, settings
     if not ready:
         raise UsageError(f"No task has its data. {' '.join(missing.values())}")
+    # What one task cannot have is found before another one trains.
+    for task, settings in ready.values():
+        plan = _Plan.made(task, mixers, settings, task_folder(run_dir, task, settings), seeds, rates)
+        found = completed_task(task, settings.variant, data_dir)
+        for config in plan.configs():
+            check_folder(plan.place(config), config)
+        for mixer in plan.mixers:
+            progress.show(f"{found.title(settings.variant)} {mixer}: checking the settings")
+            Trainer(plan.configure(mixer, plan.seeds[0], plan.rates[0]), found, mesh)
     for title, (task, settings) in ready.items():
         try:
             compare(
@@ -239,12 +248,15 @@ def commands(
       UsageError: If a mixer is unknown, or a folder contains another run.
     """
     plan = _Plan.made(task, mixers, settings, run_dir, seeds, rates)
+    if not plan.chooses:
+        plan.run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(plan.run_dir / ORDER, [plan.place(config).name for config in plan.configs()])
     lines: list[str] = []
     for config in plan.configs(only_first_seed=plan.chooses):
         get_mixer(config.mixer_name)
         place = plan.place(config)
         check_folder(place, config)
-        if (place / "summary.json").is_file():
+        if (place / "summary.json").is_file() or read_failure(place).get("reason") == Diverged.reason:
             continue
         if not (place / "config.json").is_file():
             place.mkdir(parents=True, exist_ok=True)

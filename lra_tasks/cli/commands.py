@@ -175,8 +175,8 @@ class Train:
     tensorboard: bool = False
     """Write curves for TensorBoard too; show them by tensorboard --logdir RUN_DIR."""
     time_limit: float | None = None
-    """Longest time of the run in seconds. A run that would take longer, judged by its first steps, stops. A
-    repeated command with a higher limit resumes it."""
+    """Longest time of the run in seconds. A run that would take longer, judged by the mean of its steps,
+    stops. A repeated command with a higher limit resumes it."""
     distributed: bool = False
     """Train one model on several processes, each started by the same command. On SLURM, Open MPI, Cloud TPU
     and Kubernetes, JAX finds them itself; elsewhere the three flags below name them."""
@@ -285,8 +285,8 @@ class Compare:
     tensorboard: bool = False
     """Write curves for TensorBoard too; show them by tensorboard --logdir RUN_DIR."""
     time_limit: float | None = None
-    """Longest time of one run in seconds. A run that would take longer, judged by its first steps, stops and
-    is a cell "too slow" of the table."""
+    """Longest time of one run in seconds. A run that would take longer, judged by the mean of its steps,
+    stops and is a cell "too slow" of the table."""
     print_commands: Annotated[bool, tyro.conf.arg(name="print")] = False
     """Train nothing; print one command per unfinished run, for xargs or the job array of a cluster. `lra
     report` makes the table afterwards."""

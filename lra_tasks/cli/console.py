@@ -148,7 +148,11 @@ def print_report(result: Any, folder: Path) -> None:
         print()
     print_definitions((f"{accuracy:6.2f} %", name) for name, accuracy in result.baselines.items())
     published = ", ".join(f"{name} {accuracy:g}" for name, accuracy in result.published.items())
-    print_paragraphs(*([f"Published, not measured here: {published}."] if published else []), *result.notes)
+    print_paragraphs(
+        *([f"Published, not measured here: {published}."] if published else []),
+        *result.failure_notes(),
+        *result.notes,
+    )
     print(f"\nWritten to {folder}: report.md, report.csv, report.json, report.png")
 
 

@@ -1,5 +1,6 @@
 """The `lra` command: parses the arguments, runs the command, and exits with a code."""
 
+import dataclasses
 import difflib
 import os
 import shutil
@@ -134,7 +135,10 @@ def _parse_run(kind: type[Any], prog: str, arguments: Sequence[str]) -> Any:
     """
     asked = [argument for argument in arguments if argument not in HELP]
     chosen = _command(kind, prog, asked, kind(settings=preset("listops", "quick"), task=""))
+    several = kind is Compare and (chosen.task == ALL or "," in chosen.task)
     if chosen.from_ is not None:
+        if several:
+            raise UsageError("--from has the settings of one run, for one task; got several tasks.")
         if any(argument.partition("=")[0] == "--preset" for argument in arguments):
             raise UsageError("--from and --preset both choose the settings to start from; give one of them.")
         config = read_config(local_path(chosen.from_, "from"))
@@ -145,7 +149,7 @@ def _parse_run(kind: type[Any], prog: str, arguments: Sequence[str]) -> Any:
         run["preset"] = nearest_preset(task, config.settings)  # names the folder
         positional = tyro.MISSING if chosen.task else task
         default = kind(settings=config.settings, task=positional, **run)
-    elif kind is Compare and (chosen.task == ALL or "," in chosen.task):
+    elif several:
         return _parse_tasks(chosen, prog, list(arguments))
     elif chosen.task or asked != list(arguments):
         settings = preset(chosen.task or "listops", chosen.preset)
@@ -158,10 +162,13 @@ def _parse_run(kind: type[Any], prog: str, arguments: Sequence[str]) -> Any:
 def _parse_tasks(chosen: Compare, prog: str, arguments: list[str]) -> CompareTasks:
     """Parses the arguments of `compare` once per task, since each has defaults of its own."""
     listed = [name for name in chosen.task.split(",") if name]
-    names = [task.name for task in ARENA] if chosen.task == ALL else listed
-    at = arguments.index(chosen.task)
+    if not listed or len(set(listed)) < len(listed) or (ALL in listed and len(listed) > 1):
+        raise UsageError(
+            f"{prog} requires names of different tasks, separated by commas, or all; got '{chosen.task}'."
+        )
+    names = [task.name for task in ARENA] if listed == [ALL] else listed
     commands: list[Compare] = []
     for name in names:
         default = Compare(settings=preset(name, chosen.preset), task=tyro.MISSING, preset=chosen.preset)
-        commands.append(_command(Compare, prog, [*arguments[:at], name, *arguments[at + 1 :]], default))
+        commands.append(dataclasses.replace(_command(Compare, prog, arguments, default), task=name))
     return CompareTasks(commands, label="+".join(listed))

@@ -36,11 +36,13 @@ class Comparison:
     Attributes:
       folder: The folder.
       run_dirs: Folders of the runs that finished, or could not finish, in the order of the table.
+      unfinished: Folders of the other runs.
       trials: Learning rates that `compare` tried.
     """
 
     folder: Path
     run_dirs: tuple[Path, ...]
+    unfinished: tuple[Path, ...]
     trials: tuple[Trial, ...]
 
     @classmethod
@@ -48,9 +50,11 @@ class Comparison:
         """Returns what is in a folder; without runs for a folder that is no comparison's."""
         order = json.loads((folder / ORDER).read_text()) if (folder / ORDER).is_file() else []
         names = dict.fromkeys([*order, *sorted(path.name for path in folder.glob("*/"))])
-        ended = [folder / name for name in names if _has_ended(folder / name)]
+        runs = [folder / name for name in names if (folder / name / "config.json").is_file()]
+        ended = [run_dir for run_dir in runs if _has_ended(run_dir)]
+        others = [run_dir for run_dir in runs if run_dir not in ended]
         tried = json.loads((folder / TRIALS).read_text()) if (folder / TRIALS).is_file() else []
-        return cls(folder, tuple(ended), tuple(Trial(**fields) for fields in tried))
+        return cls(folder, tuple(ended), tuple(others), tuple(Trial(**fields) for fields in tried))
 
     @property
     def task(self) -> str:
@@ -65,9 +69,7 @@ class Comparison:
 
 
 def _has_ended(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(
-        (folder / name).is_file() for name in ("summary.json", FAILURE)
-    )
+    return any((folder / name).is_file() for name in ("summary.json", FAILURE))
 
 
 def collect(
@@ -79,7 +81,10 @@ def collect(
     """Returns the report on the runs of one task."""
     run_dirs = [run_dir for found in comparisons for run_dir in found.run_dirs]
     finished = [run_dir for run_dir in run_dirs if (run_dir / "summary.json").is_file()]
-    failed = [run_dir for run_dir in run_dirs if run_dir not in finished]
+    done = {_run_of(run_dir) for run_dir in finished}
+    failed = [path for path in run_dirs if path not in finished and _run_of(path) not in done]
+    begun = {_run_of(path): None for found in comparisons for path in found.unfinished}
+    run_dirs = [run_dir for run_dir in run_dirs if run_dir in finished or run_dir in failed]
     if not finished:
         raise RunFailed(
             "No run could finish. " + " ".join(f"{path}: {read_failure(path)['message']}" for path in failed)
@@ -88,6 +93,8 @@ def collect(
     trials = tuple(trial for found in comparisons for trial in found.trials)
     trials = tuple(trial for trial in trials if trial.mixer in {x["mixer"] for x in summaries})
     _check_alike(run_dirs, {"optimizer.learning_rate"} if trials else set())
+    if trials:
+        _check_rates(finished)
     groups: dict[str, list[tuple[dict[str, Any], Run]]] = {}
     for summary, run_dir in zip(summaries, finished, strict=True):
         groups.setdefault(summary["mixer"], []).append((summary, _run(summary, run_dir)))
@@ -122,8 +129,29 @@ def collect(
         trials=trials,
         failures=tuple(map(_failure, failed)),
         num_steps=summaries[0]["num_steps"],
+        unfinished=tuple(f"{mixer} seed {seed}" for mixer, seed in begun if (mixer, seed) not in done),
         order=tuple(dict.fromkeys(read_config(run_dir).mixer_name for run_dir in run_dirs)),
     )
+
+
+def _run_of(run_dir: Path) -> tuple[str, int]:
+    config = read_config(run_dir)
+    return config.mixer_name, config.seed
+
+
+def _check_rates(run_dirs: Sequence[Path]) -> None:
+    """Refuses runs of one mixer at several learning rates, as comparisons with other seeds may choose."""
+    rates: dict[str, tuple[float, Path]] = {}
+    for run_dir in run_dirs:
+        config = read_config(run_dir)
+        rate = config.settings.optimizer.learning_rate
+        first, where = rates.setdefault(config.mixer_name, (rate, run_dir))
+        if rate != first:
+            raise UsageError(
+                f"{where} and {run_dir} have different learning rates, {first} and {rate}: one row cannot"
+                f" join runs of {config.mixer_name} at both. Choose the rate with all seeds in one"
+                " comparison."
+            )
 
 
 def _failure(run_dir: Path) -> Failure:

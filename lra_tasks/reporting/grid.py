@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lra_tasks.reporting.results import Report, Row, base_of, markdown_table, rounded
+from lra_tasks.reporting.results import Report, Row, markdown_table, rounded
 from lra_tasks.tasks import ARENA
 from lra_tasks.tasks.published import PUBLISHED, TASKS
 
@@ -44,25 +44,20 @@ class Grid:
 
     def accuracy(self, mixer: str, report: Report) -> str:
         """Returns the accuracy of a mixer on a task as text: mean ± deviation (seeds), a reason, or "-"."""
-        row = self.row(mixer, report)
+        row, reasons = self.row(mixer, report), report.reasons(mixer)
         if row is None:
-            return report.reasons(mixer) or "-"
-        if row.deviation is None:
-            return f"{row.accuracy:.2f}"
-        return f"{row.accuracy:.2f} ± {row.deviation:.2f} ({len(row.runs)})"
+            return reasons or "-"
+        spread = "" if row.deviation is None else f" ± {row.deviation:.2f}"
+        return f"{row.accuracy:.2f}{spread}{report.seeds(row)}"
 
     def best(self, report: Report) -> str | None:
-        """Returns the mixer with the highest mean accuracy on a task."""
-        return max(report.rows, key=lambda row: row.accuracy).mixer if report.rows else None
+        """Returns the mixer with the highest mean accuracy on a task, among those whose runs all finished."""
+        whole = [row for row in report.rows if not report.reasons(row.mixer)]
+        return max(whole, key=lambda row: row.accuracy).mixer if whole else None
 
     def rule(self, report: Report) -> str | None:
         """Returns the simple rule with the highest accuracy on a task, the first of equal ones."""
         return max(report.baselines, key=report.baselines.__getitem__, default=None)
-
-    @property
-    def bases(self) -> tuple[str, ...]:
-        """The mixers that speed and memory are relative to: softmax, on tasks without it another one."""
-        return tuple(dict.fromkeys(base_of(report.rows).mixer for report in self.reports if report.rows))
 
     def mean(self, mixer: str, *, pathx: bool) -> float | None:
         """Returns the mean accuracy of a mixer over the arena's tasks of the grid, in percent.
@@ -87,15 +82,21 @@ class Grid:
             return {}
         return {"mean": False} | ({"mean with pathx": True} if "pathx" in arena else {})
 
+    @property
+    def base(self) -> str:
+        """The mixer that speed and memory are relative to: softmax, or else the first with a finished run."""
+        finished = [row.mixer for report in self.reports for row in report.rows]
+        return "softmax" if "softmax" in finished else finished[0] if finished else ""
+
     def relative(self, mixer: str, value: Callable[[Row], float]) -> list[float]:
-        """Returns a measure of a mixer relative to softmax, task by task; to the first mixer without softmax.
+        """Returns a measure of a mixer relative to `base`, for each task that both have finished.
 
         Args:
           mixer: Name of the mixer.
           value: Measure of a row, for example its training rate.
         """
-        rows = [(self.row(mixer, report), base_of(report.rows)) for report in self.reports if report.rows]
-        return [value(row) / value(base) for row, base in rows if row is not None]
+        pairs = [(self.row(mixer, report), self.row(self.base, report)) for report in self.reports]
+        return [value(row) / value(base) for row, base in pairs if row is not None and base is not None]
 
     def header(self) -> tuple[str, ...]:
         """Returns the names of the columns of `cells`."""
@@ -151,13 +152,17 @@ class Grid:
             "Test accuracy in percent, at the step with the best validation; several seeds give mean ± sample"
             " standard deviation (number of seeds).",
             f"Speed × (training examples/s) and memory × (compiled training step) are relative to"
-            f" {', '.join(self.bases)}: the median over the tasks, and the quartiles in brackets.",
+            f" {self.base}: the median over the tasks that both have finished, and the quartiles in"
+            " brackets.",
         ]
         if self._means:
             notes.append(
                 "The mean is over the arena's tasks of this table"
                 + (" without Path-X." if "pathx" in self.titles else ".")
             )
+        for report in self.reports:
+            if report.unfinished:
+                notes.append(f"{report.title}: not finished yet: {', '.join(report.unfinished)}.")
         return notes + [f"{task} was not run. {reason}" for task, reason in self.missing.items()]
 
     def table(self) -> str:

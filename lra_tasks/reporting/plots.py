@@ -101,9 +101,9 @@ def draw_grid(grid: Grid, path: Path) -> None:
                 named = textwrap.fill(f"{score:.2f} %: {rule}", 34)
                 axes.set_xlabel(named, color=RULE, fontsize=9, loc="left")
             axes.margins(x=0.12)
-        if grid.bases:
+        if grid.base:
             _plot_speed(panels[len(grid.reports)], grid, mixers, color)
-        for axes in panels[len(grid.reports) + bool(grid.bases) :]:
+        for axes in panels[len(grid.reports) + bool(grid.base) :]:
             axes.axis("off")
         _name_rows(panels[0], mixers)
         bar = " ± standard deviation over seeds" if several else " ± one standard error of the test set"
@@ -197,9 +197,7 @@ def _plot_speed(axes: Any, grid: Grid, mixers: Sequence[str], color: dict[str, s
     plain_ticks(axes.xaxis, widest=40)
     axes.set_title("training speed ×")
     shown = ": median (large) and tasks (small)" if len(grid.reports) > 1 else ""
-    axes.set_xlabel(
-        textwrap.fill(f"relative to {', '.join(grid.bases)}{shown}", 34), color=RULE, fontsize=9, loc="left"
-    )
+    axes.set_xlabel(textwrap.fill(f"relative to {grid.base}{shown}", 34), color=RULE, fontsize=9, loc="left")
     axes.grid(axis="y", visible=False)
 
 

@@ -79,7 +79,7 @@ def report_grid(
       UsageError: No finished run, the same run twice, or runs of one task that differ in more than mixer and
         seed, or in their data.
     """
-    places = [_existing(folder) for folder in folders]
+    places = [*{path.resolve(): path for path in map(_existing, folders)}.values()]
     grid = collect_grid(places, missing=missing, data_dir=data_dir, progress=progress)
     target = common_folder(places) if output is None else local_path(output, "output")
     target.mkdir(parents=True, exist_ok=True)
@@ -128,8 +128,9 @@ def common_folder(folders: Sequence[str | os.PathLike[str]]) -> Path:
 
 
 def is_comparison(folder: str | os.PathLike[str]) -> bool:
-    """Whether the subfolders of a folder are runs of one task, which `report` makes a table of."""
-    return bool(Comparison.read(Path(folder)).run_dirs)
+    """Whether the runs in a folder and below are those of one comparison, which `report` makes a table of."""
+    path = Path(folder)
+    return [found.folder for found in _comparisons(path)] == [path]
 
 
 def _comparisons(folder: Path) -> Iterator[Comparison]:
@@ -137,9 +138,9 @@ def _comparisons(folder: Path) -> Iterator[Comparison]:
     found = Comparison.read(folder)
     if found.run_dirs:
         yield found
-        return
     for path in sorted(folder.glob("*/")):
-        if not (path / "config.json").is_file():  # the checkpoints of a run are many folders
+        # The checkpoints of a run are many folders, and runs that choose a rate are no rows.
+        if not (path / "config.json").is_file() and path.name != "rates":
             yield from _comparisons(path)
 
 

@@ -186,6 +186,7 @@ class Report:
       trials: Learning rates that `compare` tried, mixer by mixer; empty if it chose none.
       failures: Runs that could not finish.
       num_steps: Number of training steps of a run; None in reports of before it was recorded.
+      unfinished: Runs that have begun or are planned: "hrr seed 1".
       order: Names of the mixers, in the order of the table; empty in reports of before it was recorded.
     """
 
@@ -200,6 +201,7 @@ class Report:
     trials: tuple[Trial, ...] = ()
     failures: tuple[Failure, ...] = ()
     num_steps: int | None = None
+    unfinished: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
 
     @property
@@ -211,6 +213,18 @@ class Report:
         """Returns the reasons why runs of a mixer could not finish: "out of memory"; empty if all did."""
         return ", ".join(dict.fromkeys(run.reason for run in self.failures if run.mixer == mixer))
 
+    def seeds(self, row: Row) -> str:
+        """Returns the number of seeds behind an accuracy: " (3)", or " (1 of 3; diverged)"; empty for one."""
+        failed = sum(run.mixer == row.mixer for run in self.failures)
+        if failed:
+            return f" ({len(row.runs)} of {len(row.runs) + failed}; {self.reasons(row.mixer)})"
+        return f" ({len(row.runs)})" if len(row.runs) > 1 else ""
+
+    def failure_notes(self) -> list[str]:
+        """Returns a sentence per run that could not finish, and one on runs that are not finished yet."""
+        notes = [f"{run.mixer}, seed {run.seed}: {run.message}" for run in self.failures]
+        return notes + ([f"Not finished yet: {', '.join(self.unfinished)}."] if self.unfinished else [])
+
     @property
     def published(self) -> dict[str, float]:
         """Accuracies in percent that papers report for this task, not measured here."""
@@ -219,6 +233,10 @@ class Report:
     def cells(self) -> list[tuple[str, ...]]:
         """Returns the table's rows as text, in the order of `COLUMNS`."""
         finished = {row.mixer: row.cells(base_of(self.rows)) for row in self.rows}
+        for mixer in finished:
+            if reasons := self.reasons(mixer):
+                name, seeds, accuracy, *others = finished[mixer]
+                finished[mixer] = (name, seeds, f"{accuracy}; {reasons}", *others)
         blank = ("-",) * (len(COLUMNS) - 3)
         return [finished.get(mixer, (mixer, "0", self.reasons(mixer), *blank)) for mixer in self.mixers]
 
@@ -250,7 +268,7 @@ class Report:
                 "; ".join(f"{name} {accuracy:g}" for name, accuracy in self.published.items()) + ".",
                 "",
             ]
-        return "\n".join([*lines, *(f"{note}\n" for note in self.notes)])
+        return "\n".join([*lines, *(f"{note}\n" for note in (*self.failure_notes(), *self.notes))])
 
     def csv(self) -> str:
         """Returns the runs as comma-separated values, unrounded, one run per line."""
@@ -285,6 +303,7 @@ class Report:
             "notes": tuple(content["notes"]),
             "trials": tuple(Trial(**fields) for fields in content.get("trials", ())),
             "failures": tuple(Failure(**fields) for fields in content.get("failures", ())),
+            "unfinished": tuple(content.get("unfinished", ())),
             "order": tuple(content.get("order", ())),
         }
         return cls(**content | changed)

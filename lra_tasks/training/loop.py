@@ -29,7 +29,7 @@ from lra_tasks.training.preflight import OpenRun, finished_summary, open_run
 from lra_tasks.training.run_folder import record_failure
 from lra_tasks.training.step import TrainState
 
-JUDGED = 5  # steps; fewer do not tell how long a run takes
+JUDGED = 4  # steps after the first one of a session; fewer do not tell how long a run takes
 
 
 @dataclasses.dataclass
@@ -92,7 +92,7 @@ def train(
       tensorboard: Whether to write the rows of `metrics.jsonl` as curves too, in the folder `tensorboard` of
         the run. It is not part of the configuration; pass it again to resume the curves.
       time_limit: Longest time of training steps and validations, in seconds. A run that would take longer,
-        judged by its first steps, stops. A repeated call with a higher limit, or None, resumes it.
+        judged by the mean of its steps, stops. A repeated call with a higher limit, or None, resumes it.
       progress: Display of the progress; None for silence.
 
     Returns:
@@ -214,7 +214,9 @@ def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Co
         stop, stop_asked = stop_asked(), processes.anywhere(run.asked)
         if due_log or due_validation or due_save or stop:
             meter.fetch(keep=0)
-        meter.check_time(step)
+        too_slow = meter.too_slow(step)
+        if too_slow:
+            meter.fetch(keep=0)
 
         # Log.
         if due_log:
@@ -246,11 +248,13 @@ def _train_steps(run: OpenRun, state: TrainState, best_params: Any, counters: Co
             run.metrics.write({"step": step, "split": "validation", **row})
 
         # Save.
-        if due_save or stop:
+        if due_save or stop or too_slow:
             tree = {"state": state, "best_params": best_params}
             run.checkpoints.save(step, tree, dataclasses.asdict(counters))
         if stop:
             raise _interrupted(run, step)
+        if too_slow:
+            raise TooSlow(too_slow)
         meter.resume()
     return best_params
 
@@ -269,6 +273,7 @@ class _Meter:
         self._in_flight: list[tuple[int, np.ndarray, Any]] = []
         self._began = time.perf_counter()
         self._grad_norm = math.nan
+        self._has_begun, self._steps, self._seconds = False, 0, 0.0  # this session, after its first step
         self.note = ""
 
     def started(self, step: int, indices: np.ndarray, measured: Any) -> None:
@@ -290,22 +295,22 @@ class _Meter:
             took, self._began = now - self._began, now
             self._counters.seconds += took
             self._counters.step_seconds.append(took)
+            if self._has_begun:
+                self._steps, self._seconds = self._steps + 1, self._seconds + took
+            self._has_begun = True
             for name, value in (("loss", loss), ("correct", correct), ("steps", 1)):
                 self._counters.window[name] += value
 
-    def check_time(self, step: int) -> None:
-        """Stops a run whose remaining steps, at the median of the latest ones, exceed its time limit."""
-        limit, steps, settings = self._run.time_limit, self._counters.step_seconds, self._run.config.settings
-        if limit is None or len(steps) < min(JUDGED, settings.log_every):
-            return
-        left = settings.num_steps - step
-        needed = self._counters.seconds + left * statistics.median(steps)
-        if needed > limit:
-            raise TooSlow(
-                f"The run in {self._run.run_dir} would train for {duration(needed)}; the limit is"
-                f" {duration(limit)}. It stopped at step {step:,}; a step takes"
-                f" {duration(statistics.median(steps))}."
-            )
+    def too_slow(self, step: int) -> str:
+        """Returns the fault of a run that exceeds its time limit, at the mean of its steps; empty if none."""
+        limit, left = self._run.time_limit, self._run.config.settings.num_steps - step
+        if limit is None or not left or self._steps < JUDGED:
+            return ""
+        mean = self._seconds / self._steps
+        needed = self._counters.seconds + left * mean
+        fault = f"The run in {self._run.run_dir} would train for {duration(needed)}; the limit is"
+        fault += f" {duration(limit)}. It stopped at step {step:,}; a step takes {duration(mean)}."
+        return processes.from_first(fault if needed > limit else "")
 
     def resume(self) -> None:
         """Restarts the clock after work that is not part of a step."""

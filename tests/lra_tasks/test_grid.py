@@ -22,6 +22,7 @@ from lra_tasks.training import preflight
 
 NONE = dataclasses.replace(arena.CONFIG, mixer="none")
 ORDER = preset("order", "smoke")
+SAME = ("test_accuracy", "test_loss", "best_step", "validation_accuracy")
 
 
 def row(mixer, *accuracies, speed=10.0):
@@ -37,6 +38,7 @@ def column(title, *rows, failures=(), baselines=None):
 
 
 SLOW = Failure("softmax", 0, "too slow", "A step takes 10 s.")
+LOST = Failure("none", 2, "diverged", "The loss of step 9 is nan.")
 GRID = Grid(
     (
         column("listops", row("none", 30.0, 32.0), row("hrr_1", 40.0, speed=5.0), failures=(SLOW,)),
@@ -58,6 +60,15 @@ def test_a_cell_has_mean_deviation_and_seeds_or_the_reason():
     assert GRID.simple_rules()[:5] == ("best simple rule", "10.00", "-", "10.00", "10.00")
 
 
+def test_a_mixer_with_a_failed_seed_says_so_and_is_not_the_best():
+    report = column("listops", row("none", 90.0), row("hrr_1", 40.0), failures=(LOST,))
+    grid = Grid((report,))
+    assert grid.accuracy("none", report) == "90.00 (1 of 2; diverged)"
+    assert grid.best(report) == "hrr_1"
+    assert report.cells()[0][:3] == ("none", "1", "90.00; diverged")
+    assert "none, seed 2: The loss of step 9 is nan." in report.markdown()
+
+
 def test_means_are_over_the_tasks_of_the_arena_that_a_mixer_finished():
     assert GRID.header()[5:7] == ("mean", "mean with pathx")
     assert GRID.mean("none", pathx=False) == (31.0 + 20.0) / 2  # without recall
@@ -67,9 +78,14 @@ def test_means_are_over_the_tasks_of_the_arena_that_a_mixer_finished():
 
 
 def test_speed_is_relative_to_softmax_or_else_to_the_first_mixer():
-    assert GRID.relative("none", lambda each: each.examples_per_second) == [1.0, 5.0, 1.0, 1.0]
-    assert GRID.relative("hrr_1", lambda each: each.examples_per_second) == [0.5, 2.0]
-    assert GRID.cells()[0][-2:] == ("1.0 [1.0, 4.0]", "1.0 [1.0, 4.0]")
+    def rate(each):
+        return each.examples_per_second
+
+    assert (GRID.base, GRID.relative("none", rate), GRID.relative("hrr_1", rate)) == ("softmax", [5.0], [])
+    others = Grid((*GRID.reports[:1], *GRID.reports[2:]))
+    assert (others.base, others.relative("none", rate)) == ("none", [1.0, 1.0, 1.0])
+    assert others.relative("hrr_1", rate) == [0.5, 2.0]
+    assert others.cells()[0][-2:] == ("1.0", "1.0")
 
 
 def test_published_rows_have_a_mean_where_every_task_is_published():
@@ -99,11 +115,14 @@ def test_latex_is_escaped_and_the_best_is_bold():
 
 
 def test_a_run_over_its_time_limit_stops_and_resumes_without_it(smoke_data, tmp_path):
-    with pytest.raises(TooSlow, match=r"would train for .*; the limit is 0\.0 s\. It stopped at step 4"):
+    with pytest.raises(TooSlow, match=r"would train for .*; the limit is 0\.0 s\. It stopped at step 5"):
         train(NONE, tmp_path / "run", data_dir=smoke_data, time_limit=1e-9)
     (found,) = runs(tmp_path)
     assert (found.state, found.problem.startswith("The run in")) == ("failed", True)
-    assert train(NONE, tmp_path / "run", data_dir=smoke_data, time_limit=1e9)["test_accuracy"] > 0
+    assert found.step == 5  # saved
+    resumed = train(NONE, tmp_path / "run", data_dir=smoke_data, time_limit=1e9)
+    plain = train(NONE, tmp_path / "plain", data_dir=smoke_data)
+    assert {name: resumed[name] for name in SAME} == {name: plain[name] for name in SAME}
     assert not (tmp_path / "run" / "failure.json").exists()
 
 
@@ -168,6 +187,15 @@ def test_runs_of_several_machines_become_one_table(two_tasks, smoke_data, tmp_pa
     grid = report_grid([two_tasks, tmp_path / "other"], output=tmp_path / "all", data_dir=smoke_data)
     assert [(each.mixer, len(each.runs)) for each in grid.reports[0].rows] == [("hrr", 2), ("none", 2)]
     assert (tmp_path / "all" / "report.md").is_file()
+    lost = two_tasks / "listops_smoke" / "hrr-seed1"
+    lost.mkdir()
+    shutil.copyfile(other / "hrr-seed1" / "config.json", lost / "config.json")
+    (lost / "failure.json").write_text('{"reason": "out of memory", "message": "It needs 9 GB."}')
+    again = report_grid(
+        [two_tasks, two_tasks, tmp_path / "other"], output=tmp_path / "all", data_dir=smoke_data
+    )
+    assert again == grid  # a finished run counts, and not its failure on another machine
+    shutil.rmtree(lost)
     shutil.copytree(other / "hrr-seed1", two_tasks / "listops_smoke" / "hrr-seed1")
     with pytest.raises(UsageError, match=r"are the same run: hrr, seed 1\. Move one"):
         report_grid([two_tasks, tmp_path / "other"], data_dir=smoke_data)
@@ -211,7 +239,13 @@ def test_the_command_line_gives_each_task_its_own_settings(monkeypatch, capsys, 
     ]
     assert (mixers[0], "softmax" in mixers, folder.name) == ("none", True, "listops+image-quick-num_steps=7")
     assert (options["time_limit"], options["skip_missing"]) == (60.0, False)
-    main(["compare", "all", "--preset", "smoke"])
+    for wrong in (",", "order,order", "all,order"):
+        with pytest.raises(SystemExit):
+            main(["compare", wrong])
+        assert (
+            f"names of different tasks, separated by commas, or all; got '{wrong}'" in capsys.readouterr().err
+        )
+    main(["compare", "--mixers", "all", "--preset", "smoke", "all"])
     tasks, (_, folder), options = asked[1]
     assert ([name for name, _ in tasks][::5], folder.name) == (["listops", "pathx"], "all-smoke")
     assert options["skip_missing"] is True
