@@ -207,7 +207,8 @@ class Report:
     @property
     def mixers(self) -> tuple[str, ...]:
         """The mixers of the table, with those of which no run could finish."""
-        return self.order or tuple(row.mixer for row in self.rows)
+        ended = dict.fromkeys([row.mixer for row in self.rows] + [run.mixer for run in self.failures])
+        return tuple(dict.fromkeys([*(mixer for mixer in self.order if mixer in ended), *ended]))
 
     def reasons(self, mixer: str) -> str:
         """Returns the reasons why runs of a mixer could not finish: "out of memory"; empty if all did."""

@@ -105,7 +105,7 @@ $complete_with
 echo "${{COMPREPLY[*]}}"
 """
     result = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout == "smoke quick small arena paper\n"
+    assert result.stdout == "smoke quick cpu small arena paper\n"
 
 
 def test_greeting():
