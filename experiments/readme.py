@@ -94,6 +94,7 @@ if __name__ == "__main__":
     for path in RESULTS.glob("*_race-*.json"):
         report = Report.from_json(json.loads(path.read_text())["report"])
         plots.draw(report, path.with_suffix(".png"))
-    plots.draw_grid(collect_grid([RESULTS / "cpu"]), RESULTS / "cpu.png")
+    for folder in RESULTS.glob("*/"):
+        plots.draw_grid(collect_grid([folder]), folder.with_suffix(".png"))
     cost = RESULTS / "attention_cost.json"
     plot(json.loads(cost.read_text()), cost.with_suffix(".png"))
