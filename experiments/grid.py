@@ -7,8 +7,7 @@ Question. Which mixers learn which tasks, within a budget that anyone has?
 
 The flags are those of `lra compare`, with the preset `cpu` and the folder `runs/cpu`. Every finished run is
 recorded in experiments/results/cpu/TASK/MIXER-seedN: its files without checkpoints. `lra report
-experiments/results/cpu` makes the table and the page of what is recorded, and `make readme` writes the table
-into docs/results.md.
+experiments/results/cpu` makes the table and the page of what is recorded.
 """
 
 import shutil

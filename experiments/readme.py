@@ -5,8 +5,7 @@
 Everything comes from the JSON in experiments/results. The text between `<!-- table: NAME -->` and `<!-- end
 -->` is replaced by the table of the report in NAME.json, the text after `<!-- results: NAME -->` by the whole
 report, after `<!-- memory: NAME -->` by the memory of a training step by preset and mixer, after `<!-- cost:
-NAME -->` by targets and measurements, after `<!-- longest: NAME -->` by the longest sequences that fit, and
-after `<!-- grid: NAME -->` by the table of mixers and tasks of the runs in the folder NAME.
+NAME -->` by targets and measurements, and after `<!-- longest: NAME -->` by the longest sequences that fit.
 The pictures are those of the reports and of attention's cost. `tests/project/test_readme.py` fails while a
 page and the results disagree.
 """
@@ -19,14 +18,11 @@ from typing import Any
 from lra_tasks import Report
 from lra_tasks.bench.plot import plot
 from lra_tasks.reporting import plots
-from lra_tasks.reporting.report import collect_grid
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-BLOCK = re.compile(
-    r"(<!-- (table|results|memory|cost|longest|grid): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL
-)
+BLOCK = re.compile(r"(<!-- (table|results|memory|cost|longest): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -35,8 +31,6 @@ def filled(text: str) -> str:
 
 
 def _block(kind: str, name: str) -> str:
-    if kind == "grid":
-        return collect_grid([RESULTS / name]).summary()
     result = json.loads((RESULTS / f"{name}.json").read_text())
     if kind == "memory":
         return _memory(result)
@@ -94,7 +88,5 @@ if __name__ == "__main__":
     for path in RESULTS.glob("*_race-*.json"):
         report = Report.from_json(json.loads(path.read_text())["report"])
         plots.draw(report, path.with_suffix(".png"))
-    for folder in RESULTS.glob("*/"):
-        plots.draw_grid(collect_grid([folder]), folder.with_suffix(".png"))
     cost = RESULTS / "attention_cost.json"
     plot(json.loads(cost.read_text()), cost.with_suffix(".png"))

@@ -12,7 +12,7 @@ from lra_tasks.tasks import get_task, recipes
 PRESETS = {
     "smoke": "seconds on a CPU: checks that everything runs, learns nothing",
     "quick": "minutes on two CPU cores: small widths, few steps; Text and Retrieval at 1,000 tokens",
-    "cpu": "about 15 minutes per run on two CPU cores: two layers of width 64, Text at 2,048 tokens",
+    "cpu": "tens of minutes per run on two CPU cores: two layers of width 64, Text at 2,048 tokens",
     "small": "minutes on one GPU",
     "arena": "the sizes and schedule of the arena's base Transformer, with mean pooling",
     "paper": "the sizes and schedule of the Hrrformer authors' multi-layer models",

@@ -392,19 +392,15 @@ class MakeReport:
 
         if not self.folders:
             raise UsageError("lra report requires a folder with runs, for example runs/listops-quick.")
-        with Progress() as progress:
-            if len(self.folders) == 1 and self.output is None and is_comparison(self.folders[0]):
+        if len(self.folders) == 1 and self.output is None and is_comparison(self.folders[0]):
+            with Progress() as progress:
                 result = report(self.folders[0], data_dir=self.data_dir, progress=progress)
-                grid = None
-            else:
-                grid = report_grid(
-                    self.folders, output=self.output, data_dir=self.data_dir, progress=progress
-                )
-                result = None
-        if result is not None:
             print_report(result, self.folders[0])
-        if grid is not None:
-            print_grid(grid, self.output or common_folder(self.folders))
+            return
+        folder = self.output or common_folder(self.folders)
+        with Progress() as progress:
+            grid = report_grid(self.folders, output=folder, data_dir=self.data_dir, progress=progress)
+        print_grid(grid, folder)
 
 
 @dataclasses.dataclass

@@ -169,13 +169,9 @@ class Grid:
         """Returns the measured rows as a Markdown table."""
         return markdown_table(self.header(), [*self.cells(), self.simple_rules()])
 
-    def summary(self) -> str:
-        """Returns the table and its notes as Markdown."""
-        return "\n".join([self.table(), *(f"{note}\n" for note in self.notes())])
-
     def markdown(self) -> str:
         """Returns the table, its notes, the published rows, and the report of every task as Markdown."""
-        lines = [self.summary()]
+        lines = [self.table(), *(f"{note}\n" for note in self.notes())]
         if published := self.published():
             lines += ["Published, not measured here (Tay et al. 2021 and later papers, full training):\n"]
             lines += [markdown_table(self.header()[:-2], [row[:-2] for row in published])]

@@ -79,7 +79,7 @@ def report_grid(
       UsageError: No finished run, the same run twice, or runs of one task that differ in more than mixer and
         seed, or in their data.
     """
-    places = [*{path.resolve(): path for path in map(_existing, folders)}.values()]
+    places = [_existing(folder) for folder in folders]
     grid = collect_grid(places, missing=missing, data_dir=data_dir, progress=progress)
     target = common_folder(places) if output is None else local_path(output, "output")
     target.mkdir(parents=True, exist_ok=True)
@@ -100,8 +100,9 @@ def collect_grid(
     progress: Progress | None = None,
 ) -> Grid:
     """Collects the runs as `report_grid` does; writes baseline scores that are new, and nothing else."""
+    unique = {found.folder.resolve(): found for place in places for found in _comparisons(place)}
     columns: dict[str, list[Comparison]] = {}
-    for found in sorted((each for place in places for each in _comparisons(place)), key=_column):
+    for found in sorted(unique.values(), key=_column):
         columns.setdefault(found.title, []).append(found)
     reports: list[Report] = []
     unfinished = dict(missing or {})
@@ -123,13 +124,13 @@ def common_folder(folders: Sequence[str | os.PathLike[str]]) -> Path:
     >>> common_folder(["runs/listops", "runs/image"])
     PosixPath('runs')
     """
-    found = Path(os.path.commonpath([Path(folder).absolute() for folder in folders]))
+    found = Path(os.path.commonpath([local_path(folder, "folder").absolute() for folder in folders]))
     return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
 
 
 def is_comparison(folder: str | os.PathLike[str]) -> bool:
     """Whether the runs in a folder and below are those of one comparison, which `report` makes a table of."""
-    path = Path(folder)
+    path = _existing(folder)
     return [found.folder for found in _comparisons(path)] == [path]
 
 

@@ -54,11 +54,7 @@ def cpu(
     buckets: int = 1,
     num_steps: int = 1400,
 ) -> Settings:
-    """Returns settings with two layers of width 64, for about 15 minutes per run on two CPU cores.
-
-    That is the time of a mixer whose cost is linear in T; exact softmax attention takes some six times as
-    long.
-    """
+    """Returns settings with two layers of width 64, for tens of minutes per run on two CPU cores."""
     return Settings(
         variant=variant,
         length=length,

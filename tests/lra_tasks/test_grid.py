@@ -17,6 +17,7 @@ from lra_tasks.comparison import commands
 from lra_tasks.errors import OutOfMemory, TooSlow
 from lra_tasks.reporting.grid import Grid
 from lra_tasks.reporting.history import runs
+from lra_tasks.reporting.report import common_folder, is_comparison
 from lra_tasks.reporting.results import Failure, Report, Row, Run
 from lra_tasks.training import preflight
 
@@ -192,13 +193,21 @@ def test_runs_of_several_machines_become_one_table(two_tasks, smoke_data, tmp_pa
     shutil.copyfile(other / "hrr-seed1" / "config.json", lost / "config.json")
     (lost / "failure.json").write_text('{"reason": "out of memory", "message": "It needs 9 GB."}')
     again = report_grid(
-        [two_tasks, two_tasks, tmp_path / "other"], output=tmp_path / "all", data_dir=smoke_data
+        [two_tasks, two_tasks / "listops_smoke", tmp_path / "other"],
+        output=tmp_path / "all",
+        data_dir=smoke_data,
     )
     assert again == grid  # a finished run counts, and not its failure on another machine
     shutil.rmtree(lost)
     shutil.copytree(other / "hrr-seed1", two_tasks / "listops_smoke" / "hrr-seed1")
     with pytest.raises(UsageError, match=r"are the same run: hrr, seed 1\. Move one"):
         report_grid([two_tasks, tmp_path / "other"], data_dir=smoke_data)
+
+
+def test_a_home_folder_is_found(two_tasks, monkeypatch):
+    monkeypatch.setenv("HOME", str(two_tasks.parent))
+    assert (is_comparison("~/grid/order_smoke"), is_comparison("~/grid")) == (True, False)
+    assert common_folder(["~/grid/order_smoke", "~/grid/listops_smoke"]) == two_tasks
 
 
 def test_recorded_runs_make_the_same_table_without_checkpoints(two_tasks, smoke_data, tmp_path):
