@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lra_tasks.files import replace, writing
+from lra_tasks.sources.threads import num_cores
 from lra_tasks.training.jax_settings import numerics
 from lra_tasks.training.tensorboard import Curves
 
@@ -25,7 +26,7 @@ def environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in VERSIONED},
         "jax_settings": numerics(),
         "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+        "cpus": num_cores(),
         "processes": jax.process_count(),
         "devices": [device.device_kind for device in jax.devices()],
     }
