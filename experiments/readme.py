@@ -6,8 +6,9 @@ Everything comes from the JSON in experiments/results. The text between `<!-- ta
 -->` is replaced by the table of the report in NAME.json, the text after `<!-- results: NAME -->` by the whole
 report, after `<!-- memory: NAME -->` by the memory of a training step by preset and mixer, after `<!-- cost:
 NAME -->` by targets and measurements, and after `<!-- longest: NAME -->` by the longest sequences that fit.
-The pictures are those of the reports and of attention's cost. `tests/project/test_readme.py` fails while a
-page and the results disagree.
+After `<!-- grid: NAME -->` come the mixers × tasks of the runs in the folder NAME, and after `<!-- page: NAME
+-->` the whole report on them. The pictures are those of the reports, of the grid and of attention's cost.
+`tests/project/test_readme.py` fails while a page and the results disagree.
 """
 
 import json
@@ -18,11 +19,12 @@ from typing import Any
 from lra_tasks import Report
 from lra_tasks.bench.plot import plot
 from lra_tasks.reporting import plots
+from lra_tasks.reporting.report import collect_grid
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-BLOCK = re.compile(r"(<!-- (table|results|memory|cost|longest): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|results|memory|cost|longest|grid|page): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -31,6 +33,9 @@ def filled(text: str) -> str:
 
 
 def _block(kind: str, name: str) -> str:
+    if kind in ("grid", "page"):
+        grid = collect_grid([RESULTS / name])
+        return grid.table() if kind == "grid" else grid.markdown()
     result = json.loads((RESULTS / f"{name}.json").read_text())
     if kind == "memory":
         return _memory(result)
@@ -88,5 +93,6 @@ if __name__ == "__main__":
     for path in RESULTS.glob("*_race-*.json"):
         report = Report.from_json(json.loads(path.read_text())["report"])
         plots.draw(report, path.with_suffix(".png"))
+    plots.draw_grid(collect_grid([RESULTS / "cpu"]), RESULTS / "cpu.png")
     cost = RESULTS / "attention_cost.json"
     plot(json.loads(cost.read_text()), cost.with_suffix(".png"))

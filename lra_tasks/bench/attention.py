@@ -52,7 +52,7 @@ def bench_attention(
     settings.check()
     check_modes()
     for name in settings.implementations:
-        implementations.implementation(name)
+        implementations.check_name(name, ("layer",) if million else settings.levels)
     found: dict[str, Any] = {"rows": [], "rates": {}, "longest": [], "million": []}
     if million:
         if memory is not None:
@@ -138,20 +138,17 @@ def rows(
 def _jobs(
     level: str, directions: Sequence[str], names: dict[str, bool], settings: AttentionSettings, length: int
 ) -> dict[tuple[str, str], Job]:
-    """Returns one job per direction and implementation; all share their inputs."""
+    """Returns one job per direction and implementation."""
 
-    @functools.cache
-    def given() -> Any:
-        shapes = implementations.inputs(level, "both", length, settings)
-        return jax.block_until_ready(implementations.draw(shapes, settings.seed))
+    given = functools.cache(lambda name: _draw(level, name, length, settings))
 
-    def start(direction: str, compiled: jax.stages.Compiled) -> functools.partial[Any]:
-        return functools.partial(compiled, *(given() if direction == "both" else given()[:-1]))
+    def start(direction: str, name: str, compiled: jax.stages.Compiled) -> functools.partial[Any]:
+        return functools.partial(compiled, *(given(name) if direction == "both" else given(name)[:-1]))
 
     return {
         (direction, name): Job(
             functools.partial(_compile, level, direction, name, length, settings),
-            functools.partial(start, direction),
+            functools.partial(start, direction, name),
             (direction, REFERENCE[level]),
             reported,
         )
@@ -160,13 +157,24 @@ def _jobs(
     }
 
 
+def _draw(level: str, name: str, length: int, settings: AttentionSettings) -> tuple[Any, ...]:
+    """Returns the arguments of an implementation, and a cotangent of its result."""
+    function, draw = implementations.subject(level, name, length, settings)
+    arguments = draw()
+    result = jax.eval_shape(function, *arguments)
+    cotangent = jax.random.normal(jax.random.key(settings.seed + 1), result.shape, result.dtype)
+    return jax.block_until_ready((*arguments, cotangent))
+
+
 def _compile(
     level: str, direction: str, name: str, length: int, settings: AttentionSettings
 ) -> jax.stages.Compiled:
-    attend = implementations.implementation(name)
-    function = implementations.program(level, direction, attend, settings.num_heads)
-    shapes = implementations.inputs(level, direction, length, settings)
-    return measure.compiled_here(lambda: jax.jit(function).lower(*shapes).compile())
+    function, draw = implementations.subject(level, name, length, settings)
+    arguments = jax.eval_shape(draw)
+    if direction == "both":
+        arguments = (*arguments, jax.eval_shape(function, *arguments))
+    program = jax.jit(implementations.program(level, direction, function))
+    return measure.compiled_here(lambda: program.lower(*arguments).compile())
 
 
 def longest_length(

@@ -8,15 +8,18 @@ four D × D projections without biases, as in the paper's layer:
 
 "forward" computes y (or o). "both", forward and backward, computes the loss ⟨y, c⟩ with a random cotangent c
 and its gradient with respect to all inputs: parameters and x, or query, key and value.
+
+A mixer of the arena, "s4d", is a layer with projections of its own.
 """
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from hrrformer import hrr_attention
@@ -24,10 +27,11 @@ from hrrformer.attention import IMPLEMENTATIONS
 from lra_tasks.bench.settings import AttentionSettings
 from lra_tasks.config import parse_mixer
 from lra_tasks.errors import UsageError, unknown_name
-from lra_tasks.model.mixers import get_mixer
+from lra_tasks.model.mixers import MIXERS, MixerSpec, get_mixer
 
 Implementation: TypeAlias = Callable[[Array, Array, Array], Array]
 PASSES = ("forward", "both")
+PROJECTIONS = ("query", "key", "value", "out")
 REFERENCE = {"layer": "projections", "core": "authors"}  # the ratios of a level are to its times
 EPSILON = 1e-8  # of the authors' cosine
 
@@ -100,18 +104,46 @@ def default_names() -> tuple[str, ...]:
     return tuple(name for name in known() if name not in absent)
 
 
+def is_mixer(name: str) -> bool:
+    """Whether a name is that of an arena's mixer, measured with its own projections, and not in `known()`.
+
+    >>> is_mixer("holographic"), is_mixer("softmax:rotary=True"), is_mixer("softmax"), is_mixer("hrr")
+    (True, True, False, False)
+    """
+    base, options = parse_mixer(name)
+    return base not in known() or (bool(options) and base in MIXERS and base != "hrr")
+
+
+def check_name(name: str, levels: Sequence[str]) -> None:
+    """Refuses a name that is unknown, takes other options, or cannot be measured at the levels.
+
+    Raises:
+      UsageError: As above.
+    """
+    base, _ = parse_mixer(name)
+    if not is_mixer(name):
+        implementation(name)
+    elif base in MIXERS or ":" in base:
+        if get_mixer(name) is None:
+            raise UsageError(f"{name} is a model without a layer: name another implementation.")
+        if set(levels) != {"layer"}:
+            raise UsageError(
+                f"{name} is a mixer of the arena, whose projections belong to it: measure --levels layer."
+            )
+    else:
+        raise unknown_name("implementation", base, {*known(), *MIXERS})
+
+
 def implementation(name: str) -> Implementation:
     """Returns the implementation of a name in `known()`, with options as for mixers: "hrr:rescale=True".
 
     Raises:
-      UsageError: If the name is not in `known()`, or it does not take the options.
+      UsageError: If the name does not take the options.
     """
     base, options = parse_mixer(name)
-    if base not in known():
-        raise unknown_name("implementation", base, known())
     if options:
         if base != "hrr":
-            raise UsageError(f"Only hrr has options, as in hrr:rescale=True; got '{name}'.")
+            raise UsageError(f"{base} has no options; got '{name}'.")
         get_mixer(name)  # refuses a wrong name or type
         of_layers = set(options) - inspect.signature(hrr_attention).parameters.keys()
         if of_layers:
@@ -125,15 +157,56 @@ def implementation(name: str) -> Implementation:
     return functools.partial(hrr_attention, implementation=chosen)
 
 
-def program(level: str, direction: str, attend: Implementation, num_heads: int) -> Callable[..., Any]:
-    """Returns the function to compile; it takes `inputs`, and for "both" the cotangent after them."""
+def subject(
+    level: str, name: str, length: int, settings: AttentionSettings
+) -> tuple[Callable[..., Array], Callable[[], tuple[Any, ...]]]:
+    """Returns a function to measure, and one that draws its arguments.
+
+    The arguments are query, key and value at the level "core"; parameters and x at the level "layer", and for
+    a mixer of the arena its other state.
+    """
+    batch_size, width, num_heads = settings.batch_size, settings.width, settings.num_heads
+    dtype = jnp.dtype(settings.dtype)
+    heads = (batch_size, length, num_heads, width // num_heads)
+    *keys, last = jax.random.split(jax.random.key(settings.seed), 5)
+
+    def normal(key: Array, *shape: int) -> Array:
+        return jax.random.normal(key, shape, dtype)
+
+    if is_mixer(name):
+        mixer = get_mixer(name)
+        spec = MixerSpec(width, num_heads, width, length, dropout_rate=0.0, dtype=dtype)
+        structure = nnx.graphdef(nnx.eval_shape(lambda: mixer(spec, rngs=nnx.Rngs(settings.seed))))
+
+        def mixed(parameters: Any, x: Array, others: Any) -> Array:
+            layer = nnx.merge(structure, parameters, others)
+            return layer(x, jnp.ones(x.shape[:2], bool), deterministic=True, rngs=None)
+
+        def drawn() -> tuple[Any, ...]:
+            layer = mixer(spec, rngs=nnx.Rngs(settings.seed))
+            _, parameters, others = nnx.split(layer, nnx.Param, ...)
+            return parameters, normal(last, batch_size, length, width), others
+
+        return mixed, drawn
+
+    attend = implementation(name)
+    if level == "core":
+        return attend, lambda: tuple(normal(key, *heads) for key in keys[:3])
 
     def layer(parameters: dict[str, Array], x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        heads = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
-        query, key, value = ((x @ parameters[name]).reshape(heads) for name in ("query", "key", "value"))
+        query, key, value = ((x @ parameters[each]).reshape(heads) for each in PROJECTIONS[:3])
         return attend(query, key, value).reshape(x.shape) @ parameters["out"]
 
-    function: Callable[..., Array] = layer if level == "layer" else attend
+    def projected() -> tuple[Any, ...]:
+        scale = jnp.asarray(width**-0.5, dtype)
+        matrices = (normal(key, width, width) * scale for key in keys)
+        return dict(zip(PROJECTIONS, matrices, strict=True)), normal(last, batch_size, length, width)
+
+    return layer, projected
+
+
+def program(level: str, direction: str, function: Callable[..., Array]) -> Callable[..., Any]:
+    """Returns the function to compile; for "both" it takes a cotangent after the arguments."""
     if direction == "forward":
         return function
 
@@ -142,32 +215,3 @@ def program(level: str, direction: str, attend: Implementation, num_heads: int) 
         return jnp.vdot(function(*given), cotangent, preferred_element_type=jnp.float32)
 
     return jax.value_and_grad(loss, argnums=(0, 1) if level == "layer" else (0, 1, 2))
-
-
-def inputs(level: str, direction: str, length: int, settings: AttentionSettings) -> tuple[Any, ...]:
-    """Returns the shapes and dtypes of a program's arguments, as `jax.ShapeDtypeStruct`s."""
-    batch_size, width, num_heads = settings.batch_size, settings.width, settings.num_heads
-
-    def array(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(settings.dtype))
-
-    if level == "layer":
-        given: tuple[Any, ...] = (
-            {name: array(width, width) for name in ("query", "key", "value", "out")},
-            array(batch_size, length, width),
-        )
-    else:
-        given = (array(batch_size, length, num_heads, width // num_heads),) * 3
-    return given if direction == "forward" else (*given, given[-1])
-
-
-def draw(shapes: Any, seed: int) -> Any:
-    """Returns random normal arrays of these shapes, square matrices with variance 1 / D."""
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-
-    def one(key: Array, leaf: jax.ShapeDtypeStruct) -> Array:
-        scale = leaf.shape[0] ** -0.5 if len(leaf.shape) == 2 else 1.0
-        return jax.random.normal(key, leaf.shape, leaf.dtype) * jnp.asarray(scale, leaf.dtype)
-
-    return jax.tree.unflatten(tree, [one(*pair) for pair in zip(keys, leaves, strict=True)])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from helpers import arena, oracle
 from matplotlib.figure import Figure
 
@@ -28,6 +29,7 @@ from lra_tasks.bench.settings import AttentionSettings, Settings, TrainSettings
 from lra_tasks.bench.train import bench_train
 from lra_tasks.cli.bench import print_attention, print_train
 from lra_tasks.errors import UsageError
+from lra_tasks.model.mixers import MixerSpec, get_mixer
 from lra_tasks.progress import Silent
 from lra_tasks.training.memory import memory_bytes
 
@@ -83,7 +85,7 @@ def test_the_authors_formulation_is_the_layer(shape):
 def test_the_authors_gradient_is_the_layer_s():
     query, key, value, cotangent = np.random.default_rng(1).standard_normal((4, 1, 5, 2, 8))
     expected = oracle.gradients(query, key, value, cotangent, np.zeros((1, 2, 5)))
-    both = implementations.program("core", "both", implementations.authors, 2)
+    both = implementations.program("core", "both", implementations.authors)
     _, found = both(*(jnp.asarray(x, jnp.float32) for x in (query, key, value, cotangent)))
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
@@ -212,7 +214,7 @@ ONE_STEP = TrainSettings(mixers=("none",), lengths=(16,), batch_size=4, preset="
 
 
 def test_inputs_that_do_not_fit_are_rows(monkeypatch):
-    monkeypatch.setattr(implementations, "draw", exhaust)
+    monkeypatch.setattr(bench, "_draw", exhaust)
     for row in bench_attention(ONE)["rows"]:
         assert (row["missing"], row["note"]) == ("memory", "ran out of memory while inputs were drawn")
         assert row["temp_bytes"] is not None
@@ -220,7 +222,7 @@ def test_inputs_that_do_not_fit_are_rows(monkeypatch):
 
 @pytest.mark.parametrize("place", ["draw", "timed"])
 def test_a_call_apart_that_does_not_fit_is_a_row(monkeypatch, place):
-    monkeypatch.setattr(*((implementations, "draw") if place == "draw" else (measure, "timed")), exhaust)
+    monkeypatch.setattr(*((bench, "_draw") if place == "draw" else (measure, "timed")), exhaust)
     row = bench.only_row(**dataclasses.asdict(ONE))
     assert (row["missing"], row["note"][:17]) == ("memory", "ran out of memory")
     assert row["total_bytes"] > 0
@@ -686,9 +688,31 @@ def test_hrr_takes_the_options_of_its_mixer():
         ("hrr:rescal=True", "Did you mean 'rescale'"),
         ("hrr:rescale=1", "needs bool"),
         ("hrr:use_bias=True", "use_bias belongs to the layer"),
-        ("softmax:rescale=True", "Only hrr has options"),
+        ("authors:rescale=True", "authors has no options"),
+        ("softmax:rescale=True", "has no option .rescale"),
+        ("holografic", "Did you mean 'holographic'"),
+        ("hrr-ft", "Did you mean 'hrr-fft'"),
+        ("none", "a model without a layer"),
     ],
 )
-def test_options_that_an_implementation_does_not_take_are_refused(name, message):
+def test_names_and_options_that_do_not_exist_are_refused(name, message):
     with pytest.raises(UsageError, match=message):
-        implementations.implementation(name)
+        bench_attention(dataclasses.replace(TINY, implementations=(name,), levels=("layer",)))
+
+
+def test_mixers_of_the_arena_are_layers_with_their_own_projections():
+    names = ("projections", "holographic", "softmax:implementation=chunked")
+    settings = dataclasses.replace(TINY, implementations=names, levels=("layer",), lengths=(16,), repeats=1)
+    found = bench_attention(settings)["rows"]
+    assert [row["implementation"] for row in found] == [*names, *names]
+    assert all(row["seconds"] and row["ratio"] and row["temp_bytes"] for row in found)
+
+    function, draw = implementations.subject("layer", "holographic", 16, settings)
+    parameters, x, others = draw()
+    spec = MixerSpec(16, 2, 16, 16, dropout_rate=0.0, dtype=jnp.float32)
+    mixer = get_mixer("holographic")(spec, rngs=nnx.Rngs(settings.seed))
+    expected = mixer(x, jnp.ones((2, 16), bool), deterministic=True, rngs=None)
+    np.testing.assert_allclose(function(parameters, x, others), expected, rtol=1e-6, atol=1e-6)
+
+    with pytest.raises(UsageError, match="measure --levels layer"):
+        bench_attention(dataclasses.replace(settings, levels=("layer", "core")))

@@ -1,6 +1,7 @@
 """`lra bench data`: measurements and output; never the speed of this machine."""
 
 import json
+import os
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from lra_tasks.bench.data import bench_data, pipeline_rate
 from lra_tasks.bench.settings import DataSettings
 from lra_tasks.cli.bench import print_rates
 from lra_tasks.errors import UsageError
+from lra_tasks.training.metrics import environment
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,6 +47,16 @@ def test_everything_is_in_the_json(result, smoke_data):
     assert "`lra prepare text" in result["not_prepared"]["text"]
     assert str(smoke_data) in result["not_prepared"]["text"]
     assert {"devices", "versions", "cpus"} <= result["environment"].keys()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="macOS cannot restrict a process to cores")
+def test_the_cpus_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert environment()["cpus"] == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.parametrize("width", [60, 80])
