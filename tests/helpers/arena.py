@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from lra_tasks import Config, preset, train
+from lra_tasks.cli.main import main
 from lra_tasks.config import from_json, to_json
 from lra_tasks.data.prepare import prepare
 from lra_tasks.model.padding import reads_padding
@@ -133,8 +136,28 @@ def command(*arguments):
     return [sys.executable, "-W", "error", "-m", "lra_tasks", *map(str, arguments)]
 
 
-def lra(*arguments, env=None, cwd=None, timeout=120):
-    """Runs the `lra` command in a separate process."""
+def lra(*arguments, env=None, cwd=None):
+    """Runs the `lra` command here, as in a pipe; a process of its own would spend its time on imports."""
+    out, err = io.StringIO(), io.StringIO()
+    handler, search = signal.getsignal(signal.SIGTERM), sys.path[:]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name, value in ({"COLUMNS": "100"} | (env or {})).items():
+            patch.setenv(name, value)
+        if cwd is not None:
+            patch.chdir(cwd)
+        try:
+            main(list(map(str, arguments)))
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            sys.path[:] = search
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def lra_apart(*arguments, env=None, cwd=None, timeout=120):
+    """Runs the `lra` command in a process of its own."""
     return subprocess.run(
         command(*arguments),
         env=environment() | (env or {}),

@@ -93,7 +93,7 @@ def test_version(capsys):
 
 def test_completion_in_bash(tmp_path):
     script = tmp_path / "lra.bash"
-    made = arena.lra("--tyro-print-completion", "bash")
+    made = arena.lra_apart("--tyro-print-completion", "bash")
     assert made.returncode == 0, made.stderr
     script.write_text(made.stdout)
     program = f"""
@@ -109,7 +109,7 @@ echo "${{COMPREPLY[*]}}"
 
 
 def test_greeting():
-    result = arena.lra(env={"COLUMNS": "60"})
+    result = arena.lra_apart(env={"COLUMNS": "60"})
     assert (result.returncode, result.stderr) == (0, "")
     assert max(map(len, result.stdout.splitlines())) <= 60
     commands = re.findall(r"^  lra (\w+)", result.stdout, re.MULTILINE)

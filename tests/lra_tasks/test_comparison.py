@@ -70,7 +70,7 @@ def test_killed_twice_it_gives_the_same_table(smoke_race, smoke_data, tmp_path):
             process.wait()
         assert process.returncode == -signal.SIGKILL
         assert not (folder / "report.json").exists()
-    finished = arena.lra(*arguments)
+    finished = arena.lra_apart(*arguments)
     assert finished.returncode == 0, finished.stderr
     assert table(folder) == table(smoke_race)
     for run in sorted(smoke_race.glob("*-seed*")):
