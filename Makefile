@@ -10,6 +10,7 @@ TESTS ?=
 TELLING := tests/hrrformer/test_oracle.py tests/hrrformer/test_attention.py tests/lra_tasks/test_config.py \
 	tests/lra_tasks/test_listops.py tests/lra_tasks/test_options.py tests/project/test_structure.py \
 	tests/project/test_prose.py tests/project/test_readme.py
+COMPARED := none hrr holographic softmax:implementation=chunked
 ARENA := data/$(if $(MANUAL),real,stand-ins)
 # pip prints nothing for minutes when its output is not a terminal: show that it is alive.
 ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... still installing"; done ) & alive=$$!; trap "kill $$alive" EXIT;
@@ -17,7 +18,7 @@ ALIVE = ( while sleep 5 >/dev/null 2>&1; kill -0 $$$$ 2>/dev/null; do echo "... 
 .PHONY: help compare arena check test lint types readme docs notebooks dist check-wheel test-wheel clean
 
 help:
-	@echo "make compare   ListOps at 2,000 tokens: HRR attention, softmax attention, no mixing; a table and a picture"
+	@echo "make compare   four mixers on two tasks, one that needs mixing and ListOps: a table and a page"
 	@echo "make arena     all six tasks at smoke size; MANUAL=FOLDER takes real data instead of stand-ins"
 	@echo "make check     lint, types, and the tests that tell most: two minutes"
 	@echo "make test      all tests: 15 minutes on two cores"
@@ -31,7 +32,7 @@ help:
 	@echo "make clean     removes $(VENV), data, runs, dist and site"
 
 compare: $(VENV)/lra
-	@$(BIN)/python -m experiments.listops_race quick --data-dir data
+	@$(BIN)/python -m experiments.grid order,listops --preset quick --mixers $(COMPARED) --data-dir data
 
 arena: $(VENV)/lra
 	@test -n "$(MANUAL)" || $(BIN)/python tests/helpers/stand_ins.py $(ARENA)/sources

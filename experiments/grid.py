@@ -1,13 +1,16 @@
-"""The arena on two CPU cores: mixers × tasks, from runs that are long enough to learn something.
+"""The arena on two CPU cores: mixers × tasks, with the presets "quick" and "cpu".
 
 Question. Which mixers learn which tasks, within a budget that anyone has?
 
-    python -m experiments.grid image,text --mixers none hrr holographic s4d conv linear
-    python -m experiments.grid image --seeds 0 1 2
+    make compare                                                      minutes: a diagnostic task, and ListOps
+    python -m experiments.grid image,text --mixers none hrr holographic s4d conv linear      hours
+    python -m experiments.grid image --seeds 0 1 2 --record
 
-The flags are those of `lra compare`, with the preset `cpu` and the folder `runs/cpu`. Every finished run is
-recorded in experiments/results/cpu/TASK/MIXER-seedN: its files without checkpoints. `lra report
-experiments/results/cpu` makes the table and the page of what is recorded.
+The flags are those of `lra compare`; the preset is "cpu" unless set, and the runs are in the folder
+`runs/PRESET`. With `--record`, the files of every finished run without its checkpoints are copied to
+experiments/results/PRESET/TASK/MIXER-seedN. `lra report experiments/results/PRESET` makes the table and the
+page of what is recorded. "cpu" takes 10 minutes per run and mixer of cost T on two cores, and an hour for
+softmax.
 """
 
 import shutil
@@ -22,12 +25,10 @@ from lra_tasks.comparison import task_folder
 from lra_tasks.presets import preset
 from lra_tasks.training.run_folder import LIGHT
 
-RUNS = Path("runs", "cpu")
-RECORDED = RESULTS / "cpu"
 OF_A_TASK = ("baselines.json", "comparison.json")
 
 
-def record(runs: Path = RUNS, recorded: Path = RECORDED) -> None:
+def record(runs: Path, recorded: Path) -> None:
     """Copies the files of all runs that have ended, and of their tasks, except checkpoints and reports."""
     for summary in sorted([*runs.glob("*/*/summary.json"), *runs.glob("*/*/failure.json")]):
         task, run = summary.parent.parent, summary.parent
@@ -40,14 +41,19 @@ def record(runs: Path = RUNS, recorded: Path = RECORDED) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs `lra compare` with the arguments, the first of which names the tasks, and records the runs."""
-    tasks = arguments[0] if arguments else ALL
+    """Runs `lra compare` with the arguments, the first of which names the tasks."""
+    given = [argument for argument in arguments if argument != "--record"]
+    name = given[given.index("--preset") + 1] if "--preset" in given[:-1] else "cpu"
+    tasks, *others = given or [ALL]
+    runs = Path("runs", name)
     several = tasks == ALL or "," in tasks
-    folder = RUNS if several else task_folder(RUNS, tasks, preset(tasks, "cpu"))
+    folder = runs if several else task_folder(runs, tasks, preset(tasks, name))
+    flags = [] if "--preset" in others else ["--preset", name]
     try:
-        lra.main(["compare", *arguments, "--preset", "cpu", "--run-dir", str(folder)])
+        lra.main(["compare", tasks, *others, *flags, "--run-dir", str(folder)])
     finally:
-        record()
+        if "--record" in arguments:
+            record(runs, RESULTS / name)
 
 
 if __name__ == "__main__":

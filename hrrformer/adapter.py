@@ -1,7 +1,7 @@
 """`attention_fn`, HRR attention for Flax's multi-head attention layers, and the common part of our own."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,32 +145,50 @@ def attend(
     return out, state
 
 
+class Poles(NamedTuple):
+    """The stored poles of a layer `HRRMemory`, flat.
+
+    Attributes:
+      log_rate: Logarithm of the rates (2, N, K, M), over `SCALE`.
+      turn: Radians (2, N, K, M) by which a pair turns until it has faded to 1/e, over `SCALE`.
+      weight: Real and imaginary part of the weights of the poles, (2, N, K, M, 2).
+    """
+
+    log_rate: Float[Array, " S"]
+    turn: Float[Array, " S"]
+    weight: Float[Array, " W"]
+
+
 def retrieve(
     query: Float[Array, "*B T N H"],
     key: Float[Array, "*B T N H"],
     value: Float[Array, "*B T N H"],
-    poles: tuple[Array, Array],
+    poles: Poles,
     skip: Float[Array, " N_H"],
-    state: Complex[Array, "*B N K"] | None,
+    state: Complex[Array, "*B N K M"] | None,
     *,
     mask: Mask | None,
     is_causal: bool,
     implementation: Method | None,
     precision: jax.lax.PrecisionLike,
     axis_name: AxisName | None,
-) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K"] | None]:
+) -> tuple[Float[Array, "*B T N H"], Complex[Array, "*B N K M"] | None]:
     """Computes the heads of the layer `HRRMemory` from its projections and stored parameters."""
     heads, size = value.shape[-2:]
     dtype = accumulation_dtype(value.dtype)
-    log_rate, phase = (SCALE * x.reshape(2, heads, -1).astype(dtype) for x in poles)
-    rate = jnp.exp(log_rate)
+    shape = (2, heads, size // 2 + 1, -1)
+    log_rate, turn, weight = (x.astype(dtype) for x in poles)
+    rate = jnp.exp(SCALE * log_rate).reshape(shape)
+    phase = SCALE * turn.reshape(shape) * rate
+    # Pairs without correlation then sum to one size, whatever the rate.
+    parts = weight.reshape(*shape, 2) * jnp.sqrt(-jnp.expm1(-2.0 * rate))[..., None]
+    gain = jax.lax.complex(parts[..., 0], parts[..., 1])
     if is_causal or state is not None:
-        rate, phase = rate[0], phase[0]
+        rate, phase, gain = rate[0], phase[0], gain[0]
     options: dict[str, Any] = {
-        # Pairs without correlation then sum to one size, whatever the rate.
-        "gain": jnp.sqrt(-jnp.expm1(-2.0 * rate)),
         "rate": rate,
         "phase": phase,
+        "gain": gain,
         "mask": mask,
         "implementation": implementation,
         "precision": precision,
@@ -205,20 +223,40 @@ def check_heads(num_heads: int, qkv_features: int, temperature: float = 1.0) -> 
 
 
 def initial_log_rate(
-    key: PRNGKeyArray, num_heads: int, head_size: int, horizon: int, dtype: DTypeLike
+    key: PRNGKeyArray, num_heads: int, head_size: int, num_poles: int, horizon: int, dtype: DTypeLike
 ) -> Float[Array, " S"]:
-    """Returns the stored log rates of a layer `HRRMemory`: times 1 / rate log-uniform from 2 to `horizon`."""
+    """Returns the stored log rates of a layer `HRRMemory`: times 1 / rate log-uniform from 2 to `horizon`.
+
+    The poles of a coefficient have one rate.
+    """
+    if num_poles < 1:
+        raise ValueError(f"num_poles must be at least 1; got {num_poles}.")
     if not horizon > 2:
         raise ValueError(f"horizon must be more than 2 tokens; got {horizon}.")
-    shape = (2 * num_heads * (head_size // 2 + 1),)
-    dtype = jnp.promote_types(dtype, jnp.float32)  # 16 bits would lose most steps of the optimizer
-    return -jax.random.uniform(key, shape, dtype, math.log(2.0), math.log(horizon)) / SCALE
+    shape = (2 * num_heads * (head_size // 2 + 1), 1)
+    log_time = jax.random.uniform(key, shape, _of_poles(dtype), math.log(2.0), math.log(horizon))
+    return jnp.ravel(jnp.broadcast_to(-log_time / SCALE, (shape[0], num_poles)))
 
 
-def initial_phase(key: PRNGKeyArray, log_rate: Float[Array, " S"]) -> Float[Array, " S"]:
-    """Returns the stored phases: until it has faded to 1/e, a pair turns by less than one turn."""
-    turns = jax.random.uniform(key, log_rate.shape, log_rate.dtype, 0.0, 2.0 * math.pi)
-    return turns * jnp.exp(SCALE * log_rate) / SCALE
+def initial_turn(key: PRNGKeyArray, log_rate: Float[Array, " S"], num_poles: int) -> Float[Array, " S"]:
+    """Returns the stored turns: 0, 1, -1, 2, -2 … whole turns until a pair has faded to 1/e.
+
+    So the poles of a coefficient begin as Fourier's functions on a window, as in S4D-Lin.
+    """
+    del key  # Linen passes one to every initializer
+    number = jnp.arange(num_poles)
+    turns = jnp.where(number % 2 == 1, (number + 1) // 2, -(number // 2))
+    return jnp.tile(turns.astype(log_rate.dtype) * (2.0 * math.pi / SCALE), log_rate.size // num_poles)
+
+
+def initial_weight(key: PRNGKeyArray, log_rate: Float[Array, " S"], num_poles: int) -> Float[Array, " W"]:
+    """Returns the stored weights: complex normal numbers, whose squares have the mean 1 / M."""
+    return (0.5 / num_poles) ** 0.5 * jax.random.normal(key, (2 * log_rate.size,), log_rate.dtype)
+
+
+def _of_poles(dtype: DTypeLike) -> DTypeLike:
+    """Returns the dtype of stored poles: 16 bits would lose most steps of the optimizer."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def three_inputs(

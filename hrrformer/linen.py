@@ -3,13 +3,23 @@
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from hrrformer.adapter import attend, check_heads, initial_log_rate, initial_phase, retrieve, three_inputs
+from hrrformer.adapter import (
+    Poles,
+    attend,
+    check_heads,
+    initial_log_rate,
+    initial_turn,
+    initial_weight,
+    retrieve,
+    three_inputs,
+)
 from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.memory import Method, init_memory_state
@@ -212,6 +222,9 @@ class HRRMemory(nn.Module):
       qkv_features: Size N·H over all heads; None means the input's last axis.
       out_features: Size of the output's last axis; None means the input's.
       horizon: Longest time, in tokens, after which a pair has faded to 1/e before training.
+      num_poles: Number M of poles of a coefficient.
+      cue_scale: Factor of W_query and W_key at the start, on what `kernel_init` returns.
+      gate: Whether the output is gated; `out` then has twice as many columns.
       implementation, axis_name: As in `hrrformer.hrr_memory`.
       dtype: Dtype of the computation; None infers it from input and parameters.
       param_dtype: Dtype of the parameters.
@@ -220,7 +233,7 @@ class HRRMemory(nn.Module):
         the others.
       use_bias: Biases in the four projections.
       decode: Continuation of the sequences in the collection `cache` at every call. `init` creates it for
-        the number of sequences in the inputs: `cached_state` (*B, N, K), complex.
+        the number of sequences in the inputs: `cached_state` (*B, N, K, M), complex.
 
     >>> import jax, jax.numpy as jnp
     >>> from hrrformer.linen import HRRMemory
@@ -237,6 +250,9 @@ class HRRMemory(nn.Module):
     qkv_features: int | None = None
     out_features: int | None = None
     horizon: int = 1024
+    num_poles: int = 8
+    cue_scale: float = 0.1
+    gate: bool = True
     precision: PrecisionLike = None
     kernel_init: Initializer = default_kernel_init
     out_kernel_init: Initializer | None = None
@@ -285,12 +301,18 @@ class HRRMemory(nn.Module):
             param_dtype=self.param_dtype,
             precision=self.precision,
         )
-        projections = zip(("query", "key", "value"), (inputs_q, inputs_k, inputs_v), strict=True)
-        project = functools.partial(linear, heads, kernel_init=self.kernel_init, bias_init=self.bias_init)
-        query, key, value = (project(name=name)(x) for name, x in projections)
+
+        def small(*arguments: Any) -> Any:  # what initializers return may be a box with metadata
+            return jax.tree.map(lambda kernel: self.cue_scale * kernel, self.kernel_init(*arguments))
+
+        project = functools.partial(linear, heads, bias_init=self.bias_init)
+        query = project(name="query", kernel_init=small)(inputs_q)
+        key = project(name="key", kernel_init=small)(inputs_k)
+        value = project(name="value", kernel_init=self.kernel_init)(inputs_v)
         dtype = self.param_dtype
-        log_rate = self.param("log_rate", initial_log_rate, *heads, self.horizon, dtype)
-        phase = self.param("phase", initial_phase, log_rate)
+        log_rate = self.param("log_rate", initial_log_rate, *heads, self.num_poles, self.horizon, dtype)
+        turn = self.param("turn", initial_turn, log_rate, self.num_poles)
+        weight = self.param("weight", initial_weight, log_rate, self.num_poles)
         skip = self.param("skip", nn.initializers.ones, (qkv_features,), dtype)
         # As in Flax's own layers, `init` creates the cache and reads no token into it.
         started = self.has_variable("cache", "cached_state")
@@ -300,13 +322,14 @@ class HRRMemory(nn.Module):
                 raise ValueError(
                     "decode=True needs the collection 'cache'; got none. Take it from init of this layer."
                 )
-            start = init_memory_state(tuple(query.shape[:-3]), *heads, accumulation_dtype(query.dtype))
+            batch, complex_of = tuple(query.shape[:-3]), accumulation_dtype(query.dtype)
+            start = init_memory_state(batch, *heads, complex_of, num_poles=self.num_poles)
             cache = self.variable("cache", "cached_state", lambda: start)
         found, state = retrieve(
             query,
             key,
             value,
-            (log_rate, phase),
+            Poles(log_rate, turn, weight),
             skip,
             cache.value if cache is not None and started else None,
             mask=mask,
@@ -317,10 +340,11 @@ class HRRMemory(nn.Module):
         )
         if cache is not None and state is not None:
             cache.value = state
-        return linear(
-            self.out_features or features,
+        out = linear(
+            (self.out_features or features) * (1 + self.gate),
             axis=(-2, -1),
             kernel_init=self.out_kernel_init or self.kernel_init,
             bias_init=self.out_bias_init or self.bias_init,
             name="out",
-        )(found)
+        )
+        return nn.glu(out(nn.gelu(found))) if self.gate else out(found)

@@ -11,7 +11,16 @@ from flax.nnx.nn.linear import default_kernel_init
 from flax.typing import Initializer, PrecisionLike
 from jaxtyping import Array, Float
 
-from hrrformer.adapter import attend, check_heads, initial_log_rate, initial_phase, retrieve, three_inputs
+from hrrformer.adapter import (
+    Poles,
+    attend,
+    check_heads,
+    initial_log_rate,
+    initial_turn,
+    initial_weight,
+    retrieve,
+    three_inputs,
+)
 from hrrformer.arguments import Mask
 from hrrformer.causal import CausalState, init_causal_state
 from hrrformer.memory import Method, init_memory_state
@@ -312,14 +321,19 @@ class HRRMemory(nnx.Module):
     """Multi-head holographic memory: each token retrieves values of other tokens, by content and distance.
 
         q = δ + W_query x / √H,   k = δ + W_key x / √H,   v = W_value x
-        o = W_out · concat_heads(norm(hrr_memory(q, k, v) + skip · v))
+        h = norm(hrr_memory(q, k, v) + skip · v)
+        o = a ⊙ σ(b),   [a, b] = W_out · concat_heads(gelu(h)),   or o = W_out · concat_heads(h) without gate
 
-    δ, the unit impulse, is the identity of binding. norm divides the vector of each head by its root mean
-    square. The layer knows the order of its tokens: a model does not need other positions.
+    δ, the unit impulse, is the identity of binding. W_query and W_key start small, so that the layer begins
+    as a mixer by distance. norm divides the vector of each head by its root mean square. The layer knows the
+    order of its tokens: a model does not need other positions.
 
-    The parameters are `query`, `key`, `value` and `out` as in `HRRAttention`, and three flat arrays, which
-    weight decay spares where it applies to matrices alone: `log_rate` and `phase` (2·N·K,), stored ten times
-    as large as they are, so that a step of Adam changes them by a tenth; and `skip` (N·H,).
+    The parameters are `query`, `key`, `value` and `out` as in `HRRAttention`, and flat arrays, which weight
+    decay spares where it applies to matrices alone. For each of the 2·N·K coefficients (both sides, N heads,
+    K = H // 2 + 1) there are M poles. `log_rate` is the logarithm of the rates, and `turn` the phases over
+    the rates; both are stored ten times as large, so that a step of Adam changes them by a tenth. `weight`
+    has the real and the imaginary part of the weight w of each pole, whose gain is w √(1 - exp(-2 rate)).
+    `skip` has N·H numbers.
 
     Args:
       num_heads: Number of heads N, a divisor of `qkv_features`.
@@ -328,6 +342,10 @@ class HRRMemory(nnx.Module):
       out_features: Size of the output's last axis; None means `in_features`.
       horizon: Longest time, in tokens, after which a pair has faded to 1/e before training. Times are
         log-uniform from 2 tokens to it; take the length of the sequences.
+      num_poles: Number M of poles. Those of a coefficient begin with one rate and turn by 0, 1, -1, 2, -2 …
+        whole turns while they fade to 1/e.
+      cue_scale: Factor of W_query and W_key at the start, on what `kernel_init` returns.
+      gate: Whether the output is gated; `out` then has twice as many columns.
       implementation, axis_name: As in `hrrformer.hrr_memory`.
       dtype: Dtype of the computation; None infers it from input and parameters.
       param_dtype: Dtype of the parameters.
@@ -343,9 +361,11 @@ class HRRMemory(nnx.Module):
       out_kernel_metadata, out_bias_metadata: The same for `out`.
 
     Raises:
-      ValueError: If `num_heads` does not divide `qkv_features`, or for a horizon of 2 or less.
+      ValueError: If `num_heads` does not divide `qkv_features`, for a horizon of 2 or less, or fewer poles
+        than one.
 
-    Source: ours; `hrrformer.hrr_memory` has the formula and its relatives.
+    Source: ours; `hrrformer.hrr_memory` has the formula and its relatives. The poles begin as those of
+    S4D-Lin (Gu et al. 2022).
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -364,6 +384,9 @@ class HRRMemory(nnx.Module):
         out_features: int | None = None,
         *,
         horizon: int = 1024,
+        num_poles: int = 8,
+        cue_scale: float = 0.1,
+        gate: bool = True,
         implementation: Method | None = None,
         axis_name: AxisName | None = None,
         dtype: Any = None,
@@ -384,6 +407,7 @@ class HRRMemory(nnx.Module):
         qkv_features = in_features if qkv_features is None else qkv_features
         self.head_dim: int = check_heads(num_heads, qkv_features)
         self.num_heads = num_heads
+        self.num_poles = num_poles
         self.in_features = in_features
         self.implementation: Method | None = implementation
         self.axis_name = axis_name
@@ -410,19 +434,23 @@ class HRRMemory(nnx.Module):
         )
         self.query: nnx.LinearGeneral = project()
         self.key: nnx.LinearGeneral = project()
+        for cue in (self.query, self.key):
+            cue.kernel[...] *= cue_scale
         self.value: nnx.LinearGeneral = project()
+        self.gate = gate
         self.out: nnx.LinearGeneral = linear(
             heads,
-            in_features if out_features is None else out_features,
+            (in_features if out_features is None else out_features) * (1 + gate),
             axis=(-2, -1),
             kernel_init=out_kernel_init or kernel_init,
             bias_init=out_bias_init or bias_init,
             kernel_metadata=out_kernel_metadata,
             bias_metadata=out_bias_metadata,
         )
-        log_rate = initial_log_rate(rngs.params(), *heads, horizon, param_dtype)
+        log_rate = initial_log_rate(rngs.params(), *heads, num_poles, horizon, param_dtype)
         self.log_rate: nnx.Param[Array] = nnx.Param(log_rate)
-        self.phase: nnx.Param[Array] = nnx.Param(initial_phase(rngs.params(), log_rate))
+        self.turn: nnx.Param[Array] = nnx.Param(initial_turn(rngs.params(), log_rate, num_poles))
+        self.weight: nnx.Param[Array] = nnx.Param(initial_weight(rngs.params(), log_rate, num_poles))
         self.skip: nnx.Param[Array] = nnx.Param(jnp.ones((qkv_features,), param_dtype))
         self.cached_state: nnx.Cache[Array] | None = nnx.data(None)
 
@@ -471,7 +499,7 @@ class HRRMemory(nnx.Module):
             self.query(inputs_q),
             self.key(inputs_k),
             self.value(inputs_v),
-            (self.log_rate[...], self.phase[...]),
+            Poles(self.log_rate[...], self.turn[...], self.weight[...]),
             self.skip[...],
             state,
             mask=mask,
@@ -482,13 +510,13 @@ class HRRMemory(nnx.Module):
         )
         if state is not None and self.cached_state is not None:
             self.cached_state[...] = state
-        return self.out(found)
+        return nnx.glu(self.out(nnx.gelu(found))) if self.gate else self.out(found)
 
     def init_cache(self, input_shape: tuple[int, ...], dtype: Any = None) -> None:
         """Creates an empty cache; call it before decoding, and again before other sequences.
 
-        For each sequence the cache has N·K complex numbers, whatever its length: the `nnx.Cache` variable
-        `cached_state` (*B, N, K).
+        For each sequence the cache has N·K·M complex numbers, whatever its length: the `nnx.Cache` variable
+        `cached_state` (*B, N, K, M).
 
         Args:
           input_shape: Shape (*B, T, D) of inputs; only *B matters.
@@ -506,7 +534,9 @@ class HRRMemory(nnx.Module):
         kernel = self.query.kernel
         dtype = accumulation_dtype(self.dtype or kernel.dtype) if dtype is None else dtype
         batch = (*kernel.shape[:-3], *input_shape[:-2])
-        self.cached_state = nnx.Cache(init_memory_state(batch, self.num_heads, self.head_dim, dtype))
+        self.cached_state = nnx.Cache(
+            init_memory_state(batch, self.num_heads, self.head_dim, dtype, num_poles=self.num_poles)
+        )
 
     def set_view(self, decode: bool | None = None, batch_size: int | tuple[int, ...] | None = None) -> None:
         """Sets the modes that `nnx.view` passes on: `decode`, and a new cache for `batch_size` sequences."""

@@ -173,8 +173,8 @@ def subject(
     def normal(key: Array, *shape: int) -> Array:
         return jax.random.normal(key, shape, dtype)
 
-    if is_mixer(name):
-        mixer = get_mixer(name)
+    mixer = get_mixer(name) if is_mixer(name) else None
+    if mixer is not None:
         spec = MixerSpec(width, num_heads, width, length, dropout_rate=0.0, dtype=dtype)
         structure = nnx.graphdef(nnx.eval_shape(lambda: mixer(spec, rngs=nnx.Rngs(settings.seed))))
 

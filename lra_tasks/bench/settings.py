@@ -52,8 +52,8 @@ class AttentionSettings(Settings):
     """Settings of `lra_tasks.bench.attention.bench_attention`."""
 
     implementations: tuple[str, ...] = ()
-    """hrr, hrr-IMPLEMENTATION, authors, softmax, softmax-cudnn, projections; by default all that run here. Also
-    mixers of the arena, such as holographic, s4d or softmax:implementation=chunked, with --levels layer."""
+    """hrr, hrr-IMPLEMENTATION, authors, softmax, softmax-cudnn, projections; by default all that run here.
+    With --levels layer also mixers of the arena: holographic, s4d, softmax:implementation=chunked."""
     levels: tuple[Level, ...] = ("layer", "core")
     """layer: attention with its four projections; core: attention alone."""
     lengths: tuple[int, ...] = tuple(1 << n for n in range(10, 18))

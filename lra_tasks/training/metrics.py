@@ -1,7 +1,6 @@
 """The readable results of a run: rows of metrics, and the environment of the measurements."""
 
 import json
-import os
 import platform
 import statistics
 from collections.abc import Iterator

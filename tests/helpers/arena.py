@@ -140,7 +140,11 @@ def lra(*arguments, env=None, cwd=None):
     """Runs the `lra` command here, as in a pipe; a process of its own would spend its time on imports."""
     out, err = io.StringIO(), io.StringIO()
     handler, search = signal.getsignal(signal.SIGTERM), sys.path[:]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         for name, value in ({"COLUMNS": "100"} | (env or {})).items():
             patch.setenv(name, value)
         if cwd is not None:

@@ -213,13 +213,15 @@ def test_pieces_equal_the_whole_sequence(method, cuts, poles):
 
 def linen_and_nnx(**options):
     """Returns a layer of each API, and the parameters of both, which are equal."""
-    nnx_layer = hrrformer.nnx.HRRMemory(3, 12, horizon=20, rngs=nnx.Rngs(0), **options)
-    linen_layer = hrrformer.linen.HRRMemory(3, horizon=20, **options)
+    options = {"num_poles": 3, "horizon": 20, "cue_scale": 1.0} | options
+    nnx_layer = hrrformer.nnx.HRRMemory(3, 12, rngs=nnx.Rngs(0), **options)
+    linen_layer = hrrformer.linen.HRRMemory(3, **options)
     return linen_layer, nnx_layer, nnx.to_pure_dict(nnx.state(nnx_layer, nnx.Param))
 
 
-def test_both_layers_compute_the_formula():
-    linen_layer, nnx_layer, params = linen_and_nnx()
+@pytest.mark.parametrize("gate", [True, False])
+def test_both_layers_compute_the_formula(gate):
+    linen_layer, nnx_layer, params = linen_and_nnx(gate=gate)
     numbers = jax.tree.map(np.float64, params)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 13, 12)), jnp.float32)
     mask = jnp.asarray(MASK)
@@ -229,35 +231,48 @@ def test_both_layers_compute_the_formula():
         np.einsum("btd,dnh->btnh", np.float64(x), numbers[name]["kernel"])
         for name in ("query", "key", "value")
     )
-    rate, phase = (0.1 * numbers[name].reshape(2, 3, 3) for name in ("log_rate", "phase"))
-    rate = np.exp(rate)
-    gain, delta = np.sqrt(-np.expm1(-2 * rate)), np.eye(4)[0]
+    rate = np.exp(0.1 * numbers["log_rate"].reshape(2, 3, 3, 3))
+    phase = 0.1 * numbers["turn"].reshape(rate.shape) * rate
+    weight = numbers["weight"].reshape(*rate.shape, 2) @ [1, 1j]
+    gain, delta = np.sqrt(-np.expm1(-2 * rate)) * abs(weight), np.eye(4)[0]
     query, key = query / 2 + delta, key / 2 + delta
-    retrieved = oracle.hrr_memory(query, key, value, rate, phase, gain, mask=MASK)
+    retrieved = sum(
+        oracle.hrr_memory(
+            query, key, value, *(y[..., m] for y in (rate, phase, gain, np.angle(weight))), mask=MASK
+        )
+        for m in range(3)
+    )
     mixed = np.where(MASK[..., None, None], retrieved + np.reshape(numbers["skip"], (3, 4)) * value, 0.0)
-    square = np.mean(mixed**2, axis=-1, keepdims=True)
-    normalized = mixed / np.sqrt(square + 1e-6)
-    assert_near(found, np.einsum("btnh,nhd->btd", normalized, numbers["out"]["kernel"]), 1e-5)
+    normalized = mixed / np.sqrt(np.mean(mixed**2, axis=-1, keepdims=True) + 1e-6)
+    if gate:
+        inner = np.sqrt(2 / np.pi) * (normalized + 0.044715 * normalized**3)
+        normalized = normalized / 2 * (1 + np.tanh(inner))
+    expected = np.einsum("btnh,nhd->btd", normalized, numbers["out"]["kernel"])
+    if gate:
+        a, b = np.split(expected, 2, axis=-1)
+        expected = a / (1 + np.exp(-b))
+    assert_near(found, expected, 1e-5)
 
 
 def test_initial_parameters():
-    layer = hrrformer.nnx.HRRMemory(8, 256, horizon=1000, rngs=nnx.Rngs(0))
-    init = jax.jit(hrrformer.linen.HRRMemory(8, horizon=1000).init)
-    variables = init(jax.random.key(0), jnp.ones((1, 2, 256)))
-    for log_rate, phase in (
-        (layer.log_rate[...], layer.phase[...]),
-        (variables["params"]["log_rate"], variables["params"]["phase"]),
-    ):
-        assert log_rate.shape == phase.shape == (2 * 8 * 17,)
-        times = np.exp(-0.1 * log_rate)
+    layer = hrrformer.nnx.HRRMemory(8, 256, horizon=1000, num_poles=5, rngs=nnx.Rngs(0))
+    init = jax.jit(hrrformer.linen.HRRMemory(8, horizon=1000, num_poles=5).init)
+    variables = init(jax.random.key(0), jnp.ones((1, 2, 256)))["params"]
+    for params in (nnx.to_pure_dict(nnx.state(layer, nnx.Param)), variables):
+        assert params["log_rate"].shape == params["turn"].shape == (2 * 8 * 17 * 5,)
+        times = np.exp(-0.1 * params["log_rate"]).reshape(-1, 5)
         assert 2 <= times.min() < 2.5
         assert 800 < times.max() <= 1000
         assert 30 < np.median(times) < 65  # log-uniform: √2000 = 45
-        turns = 0.1 * phase * times
-        assert turns.min() >= 0
-        assert 5 < turns.max() <= 2 * np.pi
-    with pytest.raises(ValueError, match="horizon must be more than 2 tokens; got 2"):
-        hrrformer.nnx.HRRMemory(1, 4, horizon=2, rngs=nnx.Rngs(0))
+        assert (times == times[:, :1]).all()  # the poles of a coefficient
+        turns = 0.1 / (2 * np.pi) * params["turn"].reshape(-1, 5)
+        np.testing.assert_allclose(turns, np.broadcast_to([0, 1, -1, 2, -2], turns.shape), rtol=1e-6)
+        assert np.sum(np.square(params["weight"])) == pytest.approx(2 * 8 * 17, rel=0.1)  # 1 per coefficient
+        for name, size in (("query", 0.1), ("key", 0.1), ("value", 1.0)):
+            assert np.std(params[name]["kernel"]) * 16 == pytest.approx(size, rel=0.05)
+    for options, words in (({"horizon": 2}, "horizon .*; got 2"), ({"num_poles": 0}, "num_poles .*; got 0")):
+        with pytest.raises(ValueError, match=words):
+            hrrformer.nnx.HRRMemory(1, 4, **options, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
@@ -349,7 +364,7 @@ def test_bfloat16_layers_and_rows_of_padding():
     assert layer(x, mask=mask).dtype == jnp.bfloat16
     assert not np.any(np.float32(layer(x, mask=mask))[1])
     leaves = jax.tree.leaves(slopes(layer))
-    assert len(leaves) == 7
+    assert len(leaves) == 8
     assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in leaves)
 
 

@@ -20,11 +20,11 @@ B, T, D, N = 3, 13, 6, 2
 SPEC = MixerSpec(width=D, num_heads=N, qkv_features=12, length=T, dropout_rate=0.0, dtype=jnp.float32)
 MASK = np.arange(T) < np.array([[T], [7], [0]])
 OPTIONS = {  # options, each of which is in one at least → head size
-    "decay=none,position=False,gate=True,implementation=matmul": 5,
-    "decay=none,norm=unitary,implementation=matmul": 6,
-    "decay=head,poles=2,taps=3,gate=True,skip=False,activation=gelu": 5,
-    "bind=False,taps=5": 12,
-    "poles=3,implementation=matmul": 6,
+    "decay=none,position=False,gate=input,poles=1,implementation=matmul": 5,
+    "decay=none,norm=cues,poles=2,implementation=matmul": 5,
+    "decay=head,poles=2,taps=3,gate=none,skip=False,gelu=True": 6,
+    "bind=False,taps=5,poles=1,norm=none": 8,
+    "poles=3,implementation=matmul,gelu=False": 5,
 }
 
 
@@ -92,16 +92,16 @@ def retrieved(query, key, value, rate, phase, gain):
 
 def defined(options, p, x, mask):
     """The formula of `Rung` in float64, from its parameters and the text of its options."""
-    size, memories = p["value"].shape[-1], int(options.get("poles", 1))
-    real = mask[..., None, None]
+    size, poles = p["value"].shape[-1], int(options.get("poles", 8))
+    gate, real = options.get("gate", "output"), mask[..., None, None]
 
     # Projections
     parts = {
         name: np.einsum("btd,dnh->btnh", x, p[name])
-        for name in ("query", "key", "value", "gate")
+        for name in ("query", "key", "value", "gate_in")
         if name in p
     }
-    gate = parts.pop("gate", None)
+    gate_in = parts.pop("gate_in", None)
     if "kernel" in p:
         kernels = np.split(p["kernel"], len(parts), axis=1)
         parts = {
@@ -110,28 +110,33 @@ def defined(options, p, x, mask):
         }
     value = np.where(real, parts["value"], 0)
     query, key = (np.eye(1, size) + parts.get(name, 0 * value) / np.sqrt(size) for name in ("query", "key"))
-    if options.get("norm") == "unitary":
+    if options.get("norm") == "cues":
         query, key = (np.fft.ifft(f / abs(f)).real for f in np.fft.fft([query, key]))
 
     # Poles
-    def poles(stored):
-        return np.broadcast_to(stored.reshape(memories, 2, N, -1), (memories, 2, N, size // 2 + 1))
-
-    nothing = np.zeros(2 * memories * N)
-    rate = np.exp(0.1 * poles(p["log_rate"])) if "log_rate" in p else poles(nothing)
-    gain = np.sqrt(1 - np.exp(-2 * rate)) if "log_rate" in p else poles(nothing) + T**-0.5
-    gain = gain * (poles(p["weight"]) if "weight" in p else 1)
-    each = zip(rate, 0.1 * poles(p.get("phase", nothing)), gain, strict=True)
+    shape = (2, N, size // 2 + 1, poles)
+    turn = 0.1 * p["turn"].reshape(shape) if "turn" in p else np.zeros(shape)
+    if "log_rate" in p:
+        rate = np.broadcast_to(np.exp(0.1 * p["log_rate"].reshape(2, N, -1, poles)), shape)
+        phase, gain = turn * rate, np.sqrt(1 - np.exp(-2 * rate))
+    else:
+        rate, phase, gain = np.zeros(shape), turn, np.full(shape, T**-0.5)
+    gain = gain * (p["weight"].reshape(*shape, 2) @ [1, 1j])
 
     # Memories and functions of their sum
-    found = sum(retrieved(query, key, value, *memory) for memory in each)
+    found = sum(retrieved(query, key, value, *(y[..., m] for y in (rate, phase, gain))) for m in range(poles))
     found = found + (p["skip"].reshape(N, size) * value if "skip" in p else 0)
-    found = found / np.sqrt(np.mean(found**2, axis=-1, keepdims=True) + 1e-6)
-    if options.get("activation") == "gelu":
+    if options.get("norm") != "none":
+        found = found / np.sqrt(np.mean(found**2, axis=-1, keepdims=True) + 1e-6)
+    if options.get("gelu", str(gate == "output")) == "True":
         found = found / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (found + 0.044715 * found**3)))
-    if gate is not None:
-        found = found * gate / (1 + np.exp(-gate))
-    return np.einsum("btnh,nhd->btd", found, p["out"])
+    if gate_in is not None:
+        found = found * gate_in / (1 + np.exp(-gate_in))
+    out = np.einsum("btnh,nhd->btd", found, p["out"])
+    if gate != "output":
+        return out
+    a, b = np.split(out, 2, axis=-1)
+    return a / (1 + np.exp(-b))
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -166,17 +171,15 @@ def test_without_options_it_is_the_layer():
 
 
 def test_starts():
-    """Phases of "lin" are even up to π; a horizon bounds the times; cues of size 0 are δ."""
-    lin = get_mixer(f"{RUNG}:phases=lin,poles=2")(SPEC, rngs=nnx.Rngs(0))
-    phases = 0.1 * np.asarray(lin.phase[...]).reshape(2, 2, N, 4)
-    np.testing.assert_allclose(np.sort(phases[:, 0].ravel()), np.arange(16) * np.pi / 16, rtol=1e-6)
-    np.testing.assert_array_equal(phases[:, 0], phases[:, 1])
-    assert (np.diff(phases, axis=-1) > 0).all()
-    short = get_mixer(f"{RUNG}:horizon=4")(SPEC, rngs=nnx.Rngs(0))
+    """A horizon bounds the times; cues of size 0 are δ; without decay the poles turn as fading ones do."""
+    short, still = (get_mixer(f"{RUNG}:{o}")(SPEC, rngs=nnx.Rngs(0)) for o in ("horizon=4", "decay=none"))
     times = np.exp(-0.1 * np.asarray(short.log_rate[...]))
     assert times.min() >= 2
     assert times.max() <= 4.001
-    none = get_mixer(f"{RUNG}:kq_init=0")(SPEC, rngs=nnx.Rngs(0))
+    fading = get_mixer(RUNG)(SPEC, rngs=nnx.Rngs(0))
+    expected = fading.turn[...] * np.exp(0.1 * fading.log_rate[...])
+    np.testing.assert_allclose(still.turn[...], expected, rtol=1e-6)
+    none = get_mixer(f"{RUNG}:cue_scale=0")(SPEC, rngs=nnx.Rngs(0))
     assert not none.query.kernel[...].any()
     assert not none.key.kernel[...].any()
 
@@ -211,11 +214,11 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_the_command_compares_the_mixers_of_the_rungs(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(memory_ladder.lra, "main", calls.append)
-    command = ["memory_ladder", "order", "--rungs", "none", "gate", "--preset", "smoke"]
+    command = ["memory_ladder", "order", "--rungs", "none", "gate-in", "--preset", "smoke"]
     monkeypatch.setattr("sys.argv", command)
     memory_ladder.main()
-    assert calls == [["compare", "order", "--mixers", "none", f"{RUNG}:gate=True", "--preset", "smoke"]]
-    monkeypatch.setattr("sys.argv", ["memory_ladder", "order", "--rungs", "gates"])
+    assert calls == [["compare", "order", "--mixers", "none", f"{RUNG}:gate=input", "--preset", "smoke"]]
+    monkeypatch.setattr("sys.argv", ["memory_ladder", "order", "--rungs", "gate-inn"])
     with pytest.raises(SystemExit):
         memory_ladder.main()
-    assert "There is no rung 'gates'. Did you mean 'gate'?" in capsys.readouterr().err
+    assert "There is no rung 'gate-inn'. Did you mean 'gate-in'?" in capsys.readouterr().err
