@@ -20,7 +20,7 @@ from pathlib import Path
 
 from experiments.race import RESULTS
 from lra_tasks.cli import main as lra
-from lra_tasks.cli.commands import ALL
+from lra_tasks.cli.compare import ALL
 from lra_tasks.comparison import task_folder
 from lra_tasks.presets import preset
 from lra_tasks.training.run_folder import LIGHT

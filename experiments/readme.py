@@ -37,7 +37,7 @@ def filled(text: str) -> str:
 def _block(kind: str, name: str) -> str:
     if kind in ("grid", "page"):
         grid = collect_grid([RESULTS / name])
-        return grid.table() if kind == "grid" else grid.markdown()
+        return grid.table() if kind == "grid" else grid.markdown().replace("\n## ", "\n### ")
     result = json.loads((RESULTS / f"{name}.json").read_text())
     if kind == "memory":
         return _memory(result)
@@ -95,6 +95,7 @@ if __name__ == "__main__":
     for path in RESULTS.glob("*_race-*.json"):
         report = Report.from_json(json.loads(path.read_text())["report"])
         plots.draw(report, path.with_suffix(".png"))
-    plots.draw_grid(collect_grid([RESULTS / "cpu"]), RESULTS / "cpu.png")
+    for name in ("quick", "cpu"):
+        plots.draw_grid(collect_grid([RESULTS / name]), RESULTS / f"{name}.png")
     cost = RESULTS / "attention_cost.json"
     plot(json.loads(cost.read_text()), cost.with_suffix(".png"))

@@ -21,7 +21,8 @@ except ImportError as error:
 
 from lra_tasks.cli.arguments import flags, prepare_help
 from lra_tasks.cli.bench import BENCHES, Bench
-from lra_tasks.cli.commands import ALL, COMMANDS, Compare, CompareTasks
+from lra_tasks.cli.commands import COMMANDS
+from lra_tasks.cli.compare import ALL, Compare, CompareTasks
 from lra_tasks.cli.console import print_definitions, print_paragraphs, print_text
 from lra_tasks.cli.exit_codes import exit_codes
 from lra_tasks.config import read_config

@@ -239,7 +239,7 @@ def test_the_command_line_gives_each_task_its_own_settings(monkeypatch, capsys, 
         "lra_tasks.comparison.compare_tasks",
         lambda tasks, *rest, **options: asked.append((tasks, rest, options)),
     )
-    monkeypatch.setattr("lra_tasks.cli.commands.print_grid", lambda *_: None)
+    monkeypatch.setattr("lra_tasks.cli.compare.print_grid", lambda *_: None)
     main(["compare", "listops,image", "--num-steps", "7", "--mixers", "none", "all", "--time-limit", "60"])
     ((tasks, (mixers, folder), options),) = asked
     assert [(name, each.length, each.num_steps) for name, each in tasks] == [
