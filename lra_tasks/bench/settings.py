@@ -82,7 +82,7 @@ class TrainSettings(Settings):
     """
 
     mixers: tuple[str, ...] = ("hrr", "softmax", "none")
-    """Names of mixers, or package.module:Class."""
+    """Names of mixers, or package.module:Class. all, for every built-in mixer."""
     lengths: tuple[int, ...] = (1024, 2048, 4096)
     batch_size: int = 32
     """Number of examples per step."""

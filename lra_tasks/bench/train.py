@@ -12,7 +12,7 @@ from lra_tasks.bench import measure
 from lra_tasks.bench.measure import Job
 from lra_tasks.bench.settings import TrainSettings
 from lra_tasks.config import Config
-from lra_tasks.model.mixers import get_mixer
+from lra_tasks.model.mixers import every_mixer, get_mixer
 from lra_tasks.presets import preset
 from lra_tasks.progress import Progress, Silent
 from lra_tasks.tasks import get_task
@@ -39,6 +39,7 @@ def bench_train(settings: TrainSettings | None = None, *, progress: Progress | N
     """
     settings = settings or TrainSettings()
     settings.check()
+    settings = dataclasses.replace(settings, mixers=every_mixer(settings.mixers))
     for mixer in settings.mixers:
         get_mixer(mixer)
     found = rows(settings, progress or Silent())

@@ -12,7 +12,7 @@ from lra_tasks.config import Settings
 from lra_tasks.errors import UsageError
 from lra_tasks.presets import comparison_name, grid_name
 
-ALL = "all"  # in place of names of tasks or mixers
+ALL = "all"  # in place of names of tasks
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")  # the fields of a nested dataclass become flags without a prefix
 
@@ -70,9 +70,9 @@ class Compare:
 
     def all_mixers(self) -> tuple[str, ...]:
         """Returns the mixers, with the names of all built-in ones in place of "all"."""
-        from lra_tasks.model.mixers import MIXERS
+        from lra_tasks.model.mixers import every_mixer
 
-        return tuple(name for mixer in self.mixers for name in (MIXERS if mixer == ALL else (mixer,)))
+        return every_mixer(self.mixers)
 
     def options(self) -> dict[str, Any]:
         """Returns the arguments that a comparison on one task and on several have in common."""

@@ -87,7 +87,6 @@ def draw_grid(grid: Grid, path: Path) -> None:
     lines = math.ceil((len(grid.reports) + 1) / ACROSS)
     across = math.ceil((len(grid.reports) + 1) / lines)
     size = (1.8 + 2.4 * across, 0.6 + lines * (1.3 + _height(mixers, 0.3) * len(mixers)))
-    several = any(len(row.runs) > 1 for report in grid.reports for row in report.rows)
     with matplotlib.rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": "grid"}), writing(path):
         figure = Figure(figsize=size, layout="constrained")
         panels = list(figure.subplots(lines, across, sharey=True, squeeze=False).flat)
@@ -106,8 +105,7 @@ def draw_grid(grid: Grid, path: Path) -> None:
         for axes in panels[len(grid.reports) + bool(grid.base) :]:
             axes.axis("off")
         _name_rows(panels[0], mixers)
-        bar = " ± standard deviation over seeds" if several else " ± one standard error of the test set"
-        title = f"Test accuracy, %: mean{bar}; dashed: the best simple rule, named below"
+        title = f"Test accuracy, %: mean {_bars(grid.reports)}; dashed: the best simple rule, named below"
         layout: Any = figure.get_layout_engine()
         layout.set(wspace=0.05)
         figure.suptitle(textwrap.fill(title, 27 * across), x=0.01, ha="left", fontsize=11)
@@ -158,11 +156,21 @@ def _plot_accuracy(
         for number, (name, score) in enumerate(groups.items())
     }
     several = any(len(row.runs) > 1 for row in report.rows)
-    bar = "mean ± standard deviation over seeds" if several else "± one standard error of the test set"
-    axes.set_title("Test accuracy, %\n" + (bar if several or report.num_test else "one seed"))
+    bars = textwrap.fill(("mean " if several else "") + _bars([report]), 50)
+    axes.set_title("Test accuracy, %\n" + (bars if several or report.num_test else "one seed"))
     _name_rows(axes, report.mixers)
     axes.margins(x=0.08)
     return lines
+
+
+def _bars(reports: Sequence[Report]) -> str:
+    """Returns what the bars around the accuracies are."""
+    several = {len(row.runs) > 1 for report in reports for row in report.rows}
+    if several == {True}:
+        return "± standard deviation over seeds"
+    if several == {True, False}:
+        return "± standard deviation over seeds, or one standard error of the test set"
+    return "± one standard error of the test set"
 
 
 def _plot_points(axes: Any, report: Report, mixers: Sequence[str], color: dict[str, str]) -> None:

@@ -29,6 +29,7 @@ from lra_tasks.bench.settings import AttentionSettings, Settings, TrainSettings
 from lra_tasks.bench.train import bench_train
 from lra_tasks.cli.bench import print_attention, print_train
 from lra_tasks.errors import UsageError
+from lra_tasks.model.mixers import MIXERS as BUILT_IN
 from lra_tasks.model.mixers import MixerSpec, get_mixer
 from lra_tasks.progress import Silent
 from lra_tasks.training.memory import memory_bytes
@@ -673,6 +674,11 @@ def test_own_processes_run_before_the_sweep(monkeypatch):
     with pytest.raises(RuntimeError, match="stopped"):
         attention_cost.main()
     assert order == ["step", "million", "sweep"]
+
+
+def test_all_are_the_built_in_mixers(monkeypatch):
+    monkeypatch.setattr(steps, "rows", lambda settings, progress: [])
+    assert bench_train(TrainSettings(mixers=("all",)))["settings"]["mixers"] == tuple(BUILT_IN)
 
 
 def test_hrr_takes_the_options_of_its_mixer():

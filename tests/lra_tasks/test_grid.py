@@ -17,6 +17,7 @@ from lra_tasks.comparison import commands
 from lra_tasks.errors import OutOfMemory, TooSlow
 from lra_tasks.reporting.grid import Grid
 from lra_tasks.reporting.history import runs
+from lra_tasks.reporting.plots import draw_grid
 from lra_tasks.reporting.report import common_folder, is_comparison
 from lra_tasks.reporting.results import Failure, Report, Row, Run
 from lra_tasks.training import preflight
@@ -145,6 +146,18 @@ def test_runs_that_cannot_finish_are_cells(smoke_data, tmp_path, monkeypatch):
     assert "| hrr | 0 | out of memory |" in (tmp_path / "report.md").read_text()
     again = compare("listops", ["hrr", "none"], settings, tmp_path, data_dir=smoke_data)
     assert ([each.mixer for each in again.rows], again.failures) == (["hrr", "none"], ())
+
+
+def test_a_picture_says_what_its_bars_are(tmp_path):
+    """Deviations over seeds and errors of single seeds are not the same."""
+    single = Grid((column("image", row("none", 20.0)),))
+    several = Grid((column("image", row("none", 20.0, 22.0)),))
+    shown = {}
+    for name, grid in {"single": single, "several": several, "both": GRID}.items():
+        draw_grid(grid, tmp_path / f"{name}.svg")
+        words = (tmp_path / f"{name}.svg").read_text()
+        shown[name] = ("deviation over" in words, "one standard" in words)
+    assert shown == {"single": (False, True), "several": (True, False), "both": (True, True)}
 
 
 @pytest.fixture

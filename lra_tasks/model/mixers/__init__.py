@@ -24,12 +24,15 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from lra_tasks.config import parse_mixer
 from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.plugins import import_object
+
+
+ALL = "all"  # in place of names of mixers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +173,15 @@ def about(name: str) -> str:
         return "your own mixer"
     chosen = (MIXERS[name].variants.get(f"{option}={value}") for option, value in options.items())
     return next(filter(None, chosen), MIXERS[name].about)
+
+
+def every_mixer(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names, with those of all built-in mixers in place of "all".
+
+    >>> every_mixer(["all"]) == tuple(MIXERS), every_mixer(["hrr", "none"])
+    (True, ('hrr', 'none'))
+    """
+    return tuple(each for name in names for each in (MIXERS if name == ALL else (name,)))
 
 
 def get_mixer(name: str) -> Callable[..., Any] | None:
