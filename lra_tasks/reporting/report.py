@@ -1,5 +1,6 @@
 """Reports on the runs in folders: of one task, or of a grid of tasks."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def report_grid(
     Args:
       folders: Folders of comparisons, or folders with comparisons below.
       output: Folder for the report; None means the deepest folder that contains all the others.
-      missing: Tasks that were not run, and the reasons.
+      missing: Tasks that were not run, and the reasons; those of an earlier report in the folders are kept.
       data_dir: Folder of all datasets, for the baseline scores that are not measured yet.
       progress: Display of the current step; None for silence.
 
@@ -80,7 +81,8 @@ def report_grid(
         seed, or in their data.
     """
     places = [_existing(folder) for folder in folders]
-    grid = collect_grid(places, missing=missing, data_dir=data_dir, progress=progress)
+    known = _missing_before(places) | dict(missing or {})
+    grid = collect_grid(places, missing=known, data_dir=data_dir, progress=progress)
     target = common_folder(places) if output is None else local_path(output, "output")
     target.mkdir(parents=True, exist_ok=True)
     replace(target / "report.md", grid.markdown())
@@ -105,7 +107,7 @@ def collect_grid(
     for found in sorted(unique.values(), key=_column):
         columns.setdefault(found.title, []).append(found)
     reports: list[Report] = []
-    unfinished = dict(missing or {})
+    unfinished = {title: reason for title, reason in (missing or {}).items() if title not in columns}
     for title, comparisons in columns.items():
         run_dirs = [run_dir for found in comparisons for run_dir in found.run_dirs]
         if any((run_dir / "summary.json").is_file() for run_dir in run_dirs):
@@ -116,6 +118,12 @@ def collect_grid(
     if not reports:
         raise UsageError(f"There is no finished run in {', '.join(map(str, places))} or below.")
     return Grid(tuple(reports), unfinished)
+
+
+def _missing_before(places: Sequence[Path]) -> dict[str, str]:
+    """Returns the tasks that reports in the folders name as not run, and the reasons."""
+    reports = [json.loads(path.read_text()) for place in places if (path := place / "report.json").is_file()]
+    return {title: reason for found in reports for title, reason in found.get("missing", {}).items()}
 
 
 def common_folder(folders: Sequence[str | os.PathLike[str]]) -> Path:

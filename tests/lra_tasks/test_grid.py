@@ -223,6 +223,12 @@ def test_a_home_folder_is_found(two_tasks, monkeypatch):
     assert common_folder(["~/grid/order_smoke", "~/grid/listops_smoke"]) == two_tasks
 
 
+def test_a_report_made_again_keeps_the_tasks_without_data(two_tasks, smoke_data):
+    missing = {"text": "Text is not prepared.", "order/smoke": "It is by now."}
+    report_grid([two_tasks], missing=missing, data_dir=smoke_data)
+    assert report_grid([two_tasks], data_dir=smoke_data).missing == {"text": "Text is not prepared."}
+
+
 def test_recorded_runs_make_the_same_table_without_checkpoints(two_tasks, smoke_data, tmp_path):
     whole = report_grid([two_tasks], data_dir=smoke_data)
     experiment.record(two_tasks, tmp_path / "recorded")

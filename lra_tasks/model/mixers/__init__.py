@@ -31,7 +31,6 @@ from lra_tasks.config import parse_mixer
 from lra_tasks.errors import UsageError, unknown_name
 from lra_tasks.plugins import import_object
 
-
 ALL = "all"  # in place of names of mixers
 
 
