@@ -67,7 +67,7 @@ def test_the_command_gives_the_result_of_one_process(smoke_data, smoke_run, tmp_
     ("flags", "words"), [(("--process-id", 1), "require --distributed"), (("--distributed",), "no cluster")]
 )
 def test_wrong_flags_are_refused(flags, words, tmp_path):
-    result = arena.lra("train", "listops", *flags, cwd=tmp_path)
+    result = arena.lra_apart("train", "listops", *flags, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert words in result.stderr
     assert list(tmp_path.iterdir()) == []

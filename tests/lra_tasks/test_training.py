@@ -625,7 +625,7 @@ def test_a_damaged_checkpoint_is_reported(damage, smoke_data, smoke_run, tmp_pat
     last = run_dir / "checkpoints" / "11"
     damage(last)
     # In a separate process: such a file makes Orbax's threads fail with output.
-    result = arena.lra("evaluate", run_dir, "--data-dir", smoke_data)
+    result = arena.lra_apart("evaluate", run_dir, "--data-dir", smoke_data)
     assert result.returncode == 2
     (error,) = re.findall(r"lra: (The checkpoint .*)", result.stderr)
     assert re.search(rf"step 11 in .*damaged: delete {last} to", error)

@@ -88,7 +88,7 @@ def test_files_of_the_sdist(dist):
     }  # fmt: skip
     optional = {name for name in (".gitignore", "mkdocs.yml") if (ROOT / name).is_file()}
     packages = files("hrrformer", "lra_tasks")
-    tests = files("tests", "experiments", suffixes=(".py", ".json"))
+    tests = files("tests", "experiments", suffixes=(".py", ".json", ".jsonl"))
     pages = files("docs", suffixes=(".md", ".py", ".css", ".svg", ".png"))
     notebooks = files("colab", suffixes=(".py", ".ipynb"))
     assert len(names) == len(set(names))
