@@ -97,7 +97,7 @@ def draw_grid(grid: Grid, path: Path) -> None:
             if rule := grid.rule(report):
                 score = report.baselines[rule]
                 axes.axvline(score, color=RULE, linewidth=1.2, linestyle="--", zorder=1)
-                named = textwrap.fill(f"{score:.2f} %: {rule}", 34)
+                named = textwrap.fill(f"{score:.2f} %: {rule}", 28)
                 axes.set_xlabel(named, color=RULE, fontsize=9, loc="left")
             axes.margins(x=0.12)
         if grid.base:
@@ -105,7 +105,7 @@ def draw_grid(grid: Grid, path: Path) -> None:
         for axes in panels[len(grid.reports) + bool(grid.base) :]:
             axes.axis("off")
         _name_rows(panels[0], mixers)
-        title = f"Test accuracy, %: mean {_bars(grid.reports)}; dashed: the best simple rule, named below"
+        title = f"Test accuracy, %, {_bars(grid.reports)}; dashed: the best simple rule, named below"
         layout: Any = figure.get_layout_engine()
         layout.set(wspace=0.05)
         figure.suptitle(textwrap.fill(title, 27 * across), x=0.01, ha="left", fontsize=11)
@@ -156,7 +156,7 @@ def _plot_accuracy(
         for number, (name, score) in enumerate(groups.items())
     }
     several = any(len(row.runs) > 1 for row in report.rows)
-    bars = textwrap.fill(("mean " if several else "") + _bars([report]), 50)
+    bars = textwrap.fill(_bars([report]), 50)
     axes.set_title("Test accuracy, %\n" + (bars if several or report.num_test else "one seed"))
     _name_rows(axes, report.mixers)
     axes.margins(x=0.08)
@@ -167,9 +167,9 @@ def _bars(reports: Sequence[Report]) -> str:
     """Returns what the bars around the accuracies are."""
     several = {len(row.runs) > 1 for report in reports for row in report.rows}
     if several == {True}:
-        return "± standard deviation over seeds"
+        return "mean ± standard deviation over seeds"
     if several == {True, False}:
-        return "± standard deviation over seeds, or one standard error of the test set"
+        return "mean ± standard deviation over seeds, or ± one standard error of the test set"
     return "± one standard error of the test set"
 
 
@@ -205,7 +205,7 @@ def _plot_speed(axes: Any, grid: Grid, mixers: Sequence[str], color: dict[str, s
     plain_ticks(axes.xaxis, widest=40)
     axes.set_title("training speed ×")
     shown = ": median (large) and tasks (small)" if len(grid.reports) > 1 else ""
-    axes.set_xlabel(textwrap.fill(f"relative to {grid.base}{shown}", 34), color=RULE, fontsize=9, loc="left")
+    axes.set_xlabel(textwrap.fill(f"relative to {grid.base}{shown}", 28), color=RULE, fontsize=9, loc="left")
     axes.grid(axis="y", visible=False)
 
 
