@@ -186,3 +186,20 @@ print(f"{num_test} test examples: an accuracy of 35 % is uncertain by ± {error:
 
 # %%
 display(Markdown("\n".join(f"- {note}" for note in report.notes)))
+
+# %% [markdown]
+# ## A task that separates them
+#
+# In the task `order`, two marks are far apart in noise, and the label says which one comes first. The model
+# reads the first token's state, so it has to move information there. HRR attention scales each token's own
+# value: it can only guess, as `none` does. The holographic memory moves values.
+
+# %%
+quick = dataclasses.replace(lra_tasks.preset("order", "quick"), num_steps=200, eval_every=50)
+settings = {"default": quick, "small": lra_tasks.preset("order", "smoke")}[size]
+mixers = ["none", "hrr", "holographic"]
+separated = lra_tasks.compare("order", mixers, settings, runs / "order", data_dir=data_dir)
+display(Markdown(separated.table()))
+
+# %% [markdown]
+# Try this: add "s4d" or "softmax" to `mixers`, and run the cell again. Runs that have ended are not repeated.

@@ -360,19 +360,20 @@ class _Memory:
     def over_blocks(self, step: Callable[[Any], Any], xs: Any) -> Any:
         """Maps a function over the blocks of the segments, keeping its inputs only for the backward pass."""
         step = jax.checkpoint(step, prevent_cse=False)
-        if self._method == "matmul" or self._is_one:
+        if self._method == "matmul" or self.is_one:
             return jax.vmap(step)(xs)
         return jax.lax.map(step, xs)
 
     @property
-    def _is_one(self) -> bool:
+    def is_one(self) -> bool:
+        """Whether a segment is a single block."""
         return not passes.is_symbolic(self.count) and self.count == 1
 
     def blocks(self, x: Array, axis: int) -> Array:
         """(*B, T, …) → (count, *B, P, C, …), padded with zeros, which for a mask is False."""
         axis %= x.ndim
         x = passes.cut(x, axis, self._segments)
-        if self._is_one:
+        if self.is_one:
             return x[None]
         fill = [(0, 0)] * x.ndim
         fill[axis + 1] = (0, self.count * self.block - self.length)
@@ -382,7 +383,7 @@ class _Memory:
 
     def joined(self, x: Array) -> Array:
         """(count, *B, P, C, N, H) → (*B, T, N, H)."""
-        if self._is_one:
+        if self.is_one:
             return passes.join(x[0], -4)
         x = passes.join(jnp.moveaxis(x, 0, -4), -4)
         return passes.join(jax.lax.slice_in_dim(x, 0, self.length, axis=x.ndim - 3), -4)
@@ -405,7 +406,10 @@ def _incoming(
         past = side == 0
         end = memory.end if past else block
         over_block, over_end = (memory.powers(side, [lag])[..., 0] for lag in (block, end))
-        inside, total = _scan(handed, over_block, over_end, past)
+        if memory.is_one:  # XLA for CPU aborts on the gradient in the rates of a scan over one block
+            inside, total = passes.zeros_alike(handed), handed[0]
+        else:
+            inside, total = _scan(handed, over_block, over_end, past)
         over_segment = memory.powers(side, [length])[..., 0]
         if axis_name is not None:
             total = jax.lax.all_gather(total[..., 0, :, :, :], axis_name)

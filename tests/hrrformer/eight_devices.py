@@ -264,17 +264,19 @@ def memory_step(query, key, value, cotangent, mask, rate, phase, **options):
 
 
 @pytest.mark.parametrize(
-    ("how", "method", "is_causal", "num_poles"),
+    ("how", "method", "is_causal", "num_poles", "block"),
     [
-        ("auto", "fft", False, 2),
-        ("explicit", "matmul", False, 2),
-        ("explicit", "fft", True, 1),
-        ("shard_map", "fft", False, 2),
+        ("auto", "fft", False, 2, 5),
+        ("auto", "matmul", False, 1, 128),
+        ("explicit", "matmul", False, 2, 5),
+        ("explicit", "fft", True, 1, 5),
+        ("shard_map", "fft", False, 2, 5),
+        ("shard_map", "fft", False, 1, 128),
     ],
 )
-def test_memory(how, method, is_causal, num_poles, monkeypatch):
-    """Devices exchange states, not tokens."""
-    monkeypatch.setitem(memory.BLOCKS, method, 5)
+def test_memory(how, method, is_causal, num_poles, block, monkeypatch):
+    """Devices exchange states, not tokens; each has several blocks, or one."""
+    monkeypatch.setitem(memory.BLOCKS, method, block)
     arrays, mask = inputs()
     rng = np.random.default_rng(3)
     shape = (() if is_causal else (2,)) + (N, H // 2 + 1) + ((num_poles,) if num_poles > 1 else ())
