@@ -21,7 +21,7 @@ help:
 	@echo "make compare   four mixers on two tasks, one that needs mixing and ListOps: a table and a page"
 	@echo "make arena     all six tasks at smoke size; MANUAL=FOLDER takes real data instead of stand-ins"
 	@echo "make check     lint, types, and the tests that tell most: two minutes"
-	@echo "make test      all tests: 15 minutes on two cores"
+	@echo "make test      all tests: 15 to 25 minutes on two cores"
 	@echo "make lint      ruff;   make types: pyright"
 	@echo "make readme    tables and pictures of the README and of docs, from experiments/results"
 	@echo "make docs      the documentation, in site/"

@@ -9,10 +9,10 @@ Question. Which mixers learn which tasks, within a budget that anyone has?
 The flags are those of `lra compare`; the preset is "cpu" unless set, and the runs are in the folder
 `runs/PRESET`. With `--record`, the files of every finished run without its checkpoints are copied to
 experiments/results/PRESET/TASK/MIXER-seedN. `lra report experiments/results/PRESET` makes the table and the
-page of what is recorded. "cpu" takes 10 minutes per run and mixer of cost T on two cores, and an hour for
-softmax.
+page of what is recorded.
 """
 
+import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -42,17 +42,19 @@ def record(runs: Path, recorded: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs `lra compare` with the arguments, the first of which names the tasks."""
-    given = [argument for argument in arguments if argument != "--record"]
-    name = given[given.index("--preset") + 1] if "--preset" in given[:-1] else "cpu"
-    tasks, *others = given or [ALL]
+    parser = argparse.ArgumentParser(prog="python -m experiments.grid", allow_abbrev=False)
+    parser.add_argument("tasks", metavar="TASK[,TASK...]")
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--record", action="store_true")
+    given, others = parser.parse_known_args(arguments)
+    tasks, name = given.tasks, given.preset
     runs = Path("runs", name)
     several = tasks == ALL or "," in tasks
     folder = runs if several else task_folder(runs, tasks, preset(tasks, name))
-    flags = [] if "--preset" in others else ["--preset", name]
     try:
-        lra.main(["compare", tasks, *others, *flags, "--run-dir", str(folder)])
+        lra.main(["compare", tasks, *others, "--preset", name, "--run-dir", str(folder)])
     finally:
-        if "--record" in arguments:
+        if given.record:
             record(runs, RESULTS / name)
 
 

@@ -15,7 +15,7 @@ def test_report(smoke_data):
     assert found["jax"] == jax.__version__
     assert found["devices"].startswith("cpu: ")
     assert "GB" in found["memory"]
-    assert found["data folder"].startswith(f"{smoke_data}, prepared: lra_listops/smoke/1.0.0")
+    assert found["data folder"] == f"{smoke_data}, prepared: lra_listops/smoke/1.0.0"
 
 
 def test_nothing_is_prepared(tmp_path):

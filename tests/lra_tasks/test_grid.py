@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers import arena
@@ -25,6 +26,12 @@ from lra_tasks.training import preflight
 NONE = dataclasses.replace(arena.CONFIG, mixer="none")
 ORDER = preset("order", "smoke")
 SAME = ("test_accuracy", "test_loss", "best_step", "validation_accuracy")
+
+
+@pytest.fixture(scope="session")
+def smoke_data(smoke_data, tmp_path_factory):
+    """A copy, to which the task order is added."""
+    return shutil.copytree(smoke_data, tmp_path_factory.mktemp("data") / "data")
 
 
 def row(mixer, *accuracies, speed=10.0):
@@ -234,6 +241,23 @@ def test_recorded_runs_make_the_same_table_without_checkpoints(two_tasks, smoke_
     experiment.record(two_tasks, tmp_path / "recorded")
     assert not [*(tmp_path / "recorded").rglob("checkpoints")]
     assert report_grid([tmp_path / "recorded"], data_dir=tmp_path / "empty") == whole
+
+
+def test_the_experiment_passes_its_flags_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr(experiment.lra, "main", calls.append)
+    monkeypatch.setattr(experiment, "record", lambda *places: calls.append(places))
+    experiment.main(["order", "--preset=quick", "--mixers", "none", "--record"])
+    experiment.main(["order,listops", "--seeds", "1"])
+    quick, cpu = (
+        ["--preset", "quick", "--run-dir", "runs/quick/order"],
+        ["--preset", "cpu", "--run-dir", "runs/cpu"],
+    )
+    assert calls == [
+        ["compare", "order", "--mixers", "none", *quick],
+        (Path("runs/quick"), experiment.RESULTS / "quick"),
+        ["compare", "order,listops", "--seeds", "1", *cpu],
+    ]
 
 
 def test_each_unfinished_run_is_a_command(smoke_race, smoke_data, tmp_path, monkeypatch):
